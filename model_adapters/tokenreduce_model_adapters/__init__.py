@@ -1,0 +1,1 @@
+"""Model adapters that come with tokenreduce, one model family per file."""

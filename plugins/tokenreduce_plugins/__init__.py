@@ -1,0 +1,1 @@
+"""Token reducers that come with tokenreduce, one method per file."""
