@@ -1,0 +1,58 @@
+"""Token reducers between the decoder layers of Hugging Face video-language models.
+
+>>> import tokenreduce
+>>> with tokenreduce.reduce(model, "vas", ratio=0.3) as run:  # doctest: +SKIP
+...     out = model.generate(**inputs, max_new_tokens=32)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tokenreduce.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tokenreduce.adapter import ModelAdapter
+    from tokenreduce.benchmark import Benchmark
+    from tokenreduce.errors import TokenReduceError
+    from tokenreduce.layout import Layout
+    from tokenreduce.plan import Plan
+    from tokenreduce.reducer import Reducer, ScoringReducer
+    from tokenreduce.session import reduce
+    from tokenreduce.trace import Trace
+    from tokenreduce.view import View
+
+__all__ = [
+    "Benchmark",
+    "Layout",
+    "ModelAdapter",
+    "Plan",
+    "Reducer",
+    "ScoringReducer",
+    "TokenReduceError",
+    "Trace",
+    "View",
+    "hookimpl",
+    "reduce",
+]
+
+_HOMES = {
+    "Benchmark": "benchmark",
+    "Layout": "layout",
+    "ModelAdapter": "adapter",
+    "Plan": "plan",
+    "Reducer": "reducer",
+    "ScoringReducer": "reducer",
+    "TokenReduceError": "errors",
+    "Trace": "trace",
+    "View": "view",
+    "reduce": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use, so that `import tokenreduce` imports neither torch nor transformers.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tokenreduce' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"tokenreduce.{_HOMES[name]}"), name)
