@@ -1,0 +1,166 @@
+"""The judge: the bare model with dropped tokens masked as keys, and merged ones averaged densely.
+
+Nothing here calls the package's own masks, caches or apply code: the full sequence runs through
+every layer, each layer is given a 4-D mask made position by position from what the trace says the
+layer holds, and a merge is a product with a row-stochastic matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+import tokenreduce
+from tokenreduce import Plan, Reducer, View
+
+
+class Recorder(Reducer):
+    """Passes everything on to another reducer, and writes down what it answered."""
+
+    name = "recorder"
+    inner: Reducer
+    answers: list[tuple[int, list[int], list[int], list[int]]] = Field(default_factory=list)
+
+    def acts_after(self, num_layers: int) -> tuple[int, ...]:
+        return self.inner.acts_after(num_layers)
+
+    def needs(self) -> Any:
+        return self.inner.needs()
+
+    def plan(self, view: View) -> Plan | None:
+        plan = self.inner.plan(view)
+        if plan is not None:
+            self.answers.append(
+                (view.layer, view.index.tolist(), plan.slot.tolist(), view.size.tolist())
+            )
+        return plan
+
+
+def dense_matrix(length: int, index: list[int], slot: list[int], size: list[int]) -> Tensor:
+    """Return ``[length, length]``, row-stochastic: each slot's first token is its members' mean."""
+    matrix = torch.eye(length, dtype=torch.float64)
+    for output in sorted({s for s in slot if s >= 0}):
+        members = [j for j, s in enumerate(slot) if s == output]
+        total = sum(size[j] for j in members)
+        row = torch.zeros(length, dtype=torch.float64)
+        for j in members:
+            row[index[j]] = size[j] / total
+        matrix[index[members[0]]] = row
+    return matrix
+
+
+@contextmanager
+def masked(
+    model: Any,
+    held: list[list[list[int]]],
+    prompt_length: int,
+    merges: dict[int, list[tuple[int, Tensor]]] | None = None,
+    rows_per_sample: int = 1,
+) -> Iterator[None]:
+    """Run ``model`` as if each layer held only ``held[layer][sample]`` of the prompt.
+
+    ``merges[layer]`` lists ``(sample, matrix)`` to apply to the prompt's hidden states before
+    ``layer`` runs.
+    """
+    layers = model.get_decoder().layers
+    eager = model.config.text_config._attn_implementation == "eager"
+    hooks = []
+
+    def hook_for(number: int) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0]
+            batch, count, _ = hidden.shape
+            if count == prompt_length and merges and number in merges:
+                hidden = hidden.clone()
+                for sample, matrix in merges[number]:
+                    for beam in range(rows_per_sample):
+                        row = sample * rows_per_sample + beam
+                        hidden[row] = (matrix @ hidden[row].double()).to(hidden.dtype)
+            cache = kwargs["past_key_values"]
+            past = cache.layers[number].get_seq_length() if number < len(cache.layers) else 0
+            total = past + count
+            causal = torch.ones(count, total, dtype=torch.bool).tril(past)
+            own = torch.zeros(count, total, dtype=torch.bool)
+            own[torch.arange(count), torch.arange(past, total)] = True
+            mask = torch.zeros(batch, 1, count, total, dtype=torch.bool)
+            for row in range(batch):
+                seen = torch.zeros(total, dtype=torch.bool)
+                seen[held[number][row // rows_per_sample]] = True
+                seen[prompt_length:] = True
+                # A dropped token may see itself, so that no row is empty; nobody else sees it.
+                mask[row, 0] = (causal & seen[None, :]) | own
+            if eager:
+                blocked = torch.finfo(hidden.dtype).min
+                mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, blocked)
+            return (hidden, *args[1:]), {**kwargs, "attention_mask": mask}
+
+        return hook
+
+    for number, layer in enumerate(layers):
+        hooks.append(layer.register_forward_pre_hook(hook_for(number), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def check_against_oracle(
+    model: Any, reducers: list[Reducer], inputs: dict[str, Tensor], *, new: int = 16, **options: Any
+) -> Any:
+    """Generate under reduction and under the oracle; compare every token and every logit."""
+    recorders = [Recorder(inner=reducer, answers=[]) for reducer in reducers]
+    settings = {
+        "max_new_tokens": new,
+        "do_sample": False,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+        **options,
+    }
+    rows = max(options.get("num_beams", 1), options.get("num_return_sequences", 1))
+    length = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        with tokenreduce.reduce(model, recorders) as run:
+            reduced = model.generate(**inputs, **settings)
+        held = [row[::rows] for row in run.trace.kept_positions()]
+        merges = _merges(run.trace, recorders, length, rows)
+        with masked(model, held, length, merges, rows):
+            expected = model.generate(**inputs, **settings)
+    assert torch.equal(reduced.sequences, expected.sequences)
+    for step, (ours, theirs) in enumerate(zip(reduced.logits, expected.logits, strict=True)):
+        difference = (ours - theirs).abs().max().item()
+        assert difference <= 1e-4, f"step {step}: logits differ by {difference}"
+    return run
+
+
+def _merges(
+    trace: Any, recorders: list[Recorder], length: int, rows: int
+) -> dict[int, list[tuple[int, Tensor]]]:
+    """Pair the recorded answers with the samples of the trace's events, in order."""
+    answers = sorted(
+        (
+            (layer, number, order)
+            for number, r in enumerate(recorders)
+            for order, (layer, *_) in enumerate(r.answers)
+        )
+    )
+    events = list(trace.events)
+    acted = [
+        recorders[number].answers[order]
+        for layer, number, order in answers
+        if max(recorders[number].answers[order][2]) + 1 < len(recorders[number].answers[order][2])
+    ]
+    assert len(acted) == len(events)
+    merges: dict[int, list[tuple[int, Tensor]]] = {}
+    for event, (layer, index, slot, size) in zip(events, acted, strict=True):
+        assert event.layer == layer
+        if event.sample % rows:
+            continue
+        matrix = dense_matrix(length, index, slot, size)
+        merges.setdefault(layer + 1, []).append((event.sample // rows, matrix))
+    return merges

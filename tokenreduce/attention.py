@@ -1,0 +1,286 @@
+"""Attention for scoring, taken where the model's own kernel already has queries and keys.
+
+The model's attention implementation is wrapped under a registered name. The wrapper runs the
+kernel unchanged and keeps what scoring needs: the few query rows that a reducer declared, and a
+reference to the keys. Weights are computed for those rows only, in chunks; a map of all rows by
+all columns never exists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.errors import UnsupportedError
+
+SUPPORTED = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+@dataclass(slots=True)
+class Capture:
+    """Queries and keys of one layer in one forward.
+
+    Attributes
+    ----------
+    rows
+        Per sample ``[heads, rows, head_dim]``: queries of the sample's text rows.
+    key
+        ``[batch, key_heads, keys, head_dim]``, earlier turns first.
+    everything
+        Per sample ``[heads, tokens]`` float32: weight received by each of the forward's tokens,
+        summed over all query rows; None unless a reducer asked for all rows.
+    scaling
+        Factor of the scores.
+    past
+        Keys from earlier turns.
+    """
+
+    rows: list[Tensor]
+    key: Tensor
+    everything: list[Tensor] | None
+    scaling: float
+    past: int
+
+
+def received(
+    query: Tensor, key: Tensor, visible: Callable[[slice], Tensor] | None, scaling: float
+) -> Tensor:
+    """Return the attention weight that each key receives, summed over query rows.
+
+    Parameters
+    ----------
+    query
+        ``[heads, rows, head_dim]``.
+    key
+        ``[key_heads, keys, head_dim]``; a key head serves ``heads / key_heads`` query heads.
+    visible
+        Given a slice of rows, ``[rows, keys]`` bool; None: every key is seen by every row.
+    scaling
+        Factor of the scores.
+
+    Returns
+    -------
+    Tensor
+        ``[heads, keys]`` float32.
+    """
+    heads, rows, width = query.shape
+    key_heads, keys, _ = key.shape
+    total = torch.zeros(heads, keys, dtype=torch.float32, device=query.device)
+    # A chunk of head_dim / 16 rows costs a sixteenth of the layer's own queries in memory.
+    step = max(1, width // 16)
+    for start in range(0, rows, step):
+        chunk = query[:, start : start + step]
+        grouped = chunk.reshape(key_heads, -1, width)
+        scores = (grouped @ key.transpose(1, 2)).mul_(scaling).view(heads, chunk.shape[1], keys)
+        if visible is not None:
+            hidden = ~visible(slice(start, start + chunk.shape[1]))
+            scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
+        total += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=1)
+    return total
+
+
+class Probe:
+    """Keeps queries and keys of the layers that reducers will ask about.
+
+    Attributes
+    ----------
+    captures
+        Per layer, what the running forward has left so far.
+    want
+        Set by the scheduler before a layer runs: ``(layer, row columns per sample, all rows)``.
+    """
+
+    def __init__(self) -> None:
+        self.captures: dict[int, Capture] = {}
+        self.want: Want | None = None
+        self._peeked: list[tuple[Tensor, Tensor, float]] = []
+        self._peeking = False
+
+    def peek(self, layer: nn.Module, hidden: Tensor, rope: Any) -> tuple[Tensor, Tensor, float]:
+        """Return queries, keys and scaling that ``layer`` would make of ``hidden``.
+
+        Parameters
+        ----------
+        layer
+            A decoder layer with ``input_layernorm`` and ``self_attn``.
+        hidden
+            ``[batch, tokens, dim]``.
+        rope
+            ``(cos, sin)``, each ``[batch, tokens, head_dim]``.
+        """
+        self._peeking, self._peeked = True, []
+        block: Any = layer
+        try:
+            block.self_attn(
+                hidden_states=block.input_layernorm(hidden),
+                position_embeddings=rope,
+                attention_mask=None,
+                past_key_values=None,
+            )
+        except _PeekDoneError:
+            pass
+        finally:
+            self._peeking = False
+        if not self._peeked:
+            raise UnsupportedError(
+                f"{type(layer).__name__} does not call the attention interface: attention of the "
+                "next layer cannot be asked of this model."
+            )
+        return self._peeked[0]
+
+    def saw(self, module: nn.Module, query: Tensor, key: Tensor, scaling: float | None) -> None:
+        """Take what is wanted of one attention call."""
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if self._peeking:
+            self._peeked = [(query, key, scale)]
+            raise _PeekDoneError
+        want = self.want
+        if want is None or getattr(module, "layer_idx", None) != want.layer:
+            return
+        self.want = None
+        device = query.device
+        rows = [query[b].index_select(1, cols.to(device)) for b, cols in enumerate(want.rows)]
+        past = key.shape[2] - query.shape[2]
+        everything = None
+        if want.everything:
+            everything = [
+                received_by_all(query[b], key[b], want.positions[b].to(device), scale, past)
+                for b in range(query.shape[0])
+            ]
+        self.captures[want.layer] = Capture(rows, key, everything, scale, past)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What to take of the layer that is about to run.
+
+    Attributes
+    ----------
+    layer
+        Its index.
+    rows
+        Per sample ``[rows]`` int64: columns of the text rows among the forward's tokens.
+    positions
+        ``[batch, tokens]`` int64 original positions of the forward's tokens, -1 at padding.
+    everything
+        Whether the weight received from all rows is wanted.
+    """
+
+    layer: int
+    rows: list[Tensor]
+    positions: Tensor
+    everything: bool
+
+
+def received_by_all(
+    query: Tensor, key: Tensor, positions: Tensor, scaling: float, past: int
+) -> Tensor:
+    """Return the weight each of a forward's tokens receives from all of its rows.
+
+    Parameters
+    ----------
+    query
+        ``[heads, tokens, head_dim]``.
+    key
+        ``[key_heads, past + tokens, head_dim]``.
+    positions
+        ``[tokens]`` int64, -1 at padding, which neither asks nor is asked.
+    scaling
+        Factor of the scores.
+    past
+        Keys before the forward's first token.
+
+    Returns
+    -------
+    Tensor
+        ``[heads, tokens]`` float32.
+    """
+    alive = (positions >= 0).nonzero().squeeze(1)
+    columns = torch.cat([torch.arange(past, device=key.device), alive + past])
+    alive_query, alive_key = query, key
+    if alive.numel() < positions.numel():
+        alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
+    order = torch.arange(alive_key.shape[1], device=key.device)
+
+    def visible(rows: slice) -> Tensor:
+        return order <= (torch.arange(rows.start, rows.stop, device=key.device) + past)[:, None]
+
+    total = torch.zeros(query.shape[0], query.shape[1], dtype=torch.float32, device=query.device)
+    total[:, alive] = received(alive_query, alive_key, visible, scaling)[:, past:]
+    return total
+
+
+@contextmanager
+def wrapped_attention(config: Any, probe: Probe) -> Iterator[None]:
+    """Route the decoder's attention through ``probe`` while the context is open.
+
+    Parameters
+    ----------
+    config
+        The decoder's configuration, which its attention modules read.
+
+    Raises
+    ------
+    UnsupportedError
+        If the model's attention implementation is not one of :data:`SUPPORTED`.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    current = config._attn_implementation
+    require_supported(current)
+    kernel = None if current == "eager" else ALL_ATTENTION_FUNCTIONS[current]
+
+    def probing(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+        probe.saw(module, query, key, kwargs.get("scaling"))
+        run = kernel or _eager_of(module)
+        return run(module, query, key, *args, **kwargs)
+
+    # transformers looks for "flash" in the name, so the wrapped name is part of ours.
+    name = f"tokenreduce_{current}"
+    serial = 2
+    while name in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        name, serial = f"tokenreduce_{serial}_{current}", serial + 1
+    AttentionInterface.register(name, probing)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[current])
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = current
+        # Registering writes a class-wide mapping, and there is no call that takes a name back.
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+def require_supported(implementation: str | None) -> None:
+    """Check that masks can be built for an attention implementation.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not one of :data:`SUPPORTED`.
+    """
+    if implementation not in SUPPORTED:
+        raise UnsupportedError(
+            f"attention implementation '{implementation}' is not supported under reduction: load "
+            f"the model with attn_implementation= one of {', '.join(SUPPORTED)}."
+        )
+
+
+def _eager_of(module: nn.Module) -> Callable[..., Any]:
+    # Each modeling file has an eager function of its own; "eager" is not in the registry.
+    modeling: Any = sys.modules[type(module).__module__]
+    function: Callable[..., Any] = modeling.eager_attention_forward
+    return function
+
+
+class _PeekDoneError(Exception):
+    """Leaves an attention module once its queries and keys are known."""

@@ -1,0 +1,130 @@
+"""A key-value cache whose layers hold different tokens, but which counts like the full one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from tokenreduce.errors import CacheError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Original positions of the keys that one or more layers hold.
+
+    Attributes
+    ----------
+    positions
+        ``[batch, keys]`` int64, ascending in each row; -1 where a row is padded.
+    padded
+        Whether any entry is padding; known on the host, so that decode needs no synchronisation.
+    """
+
+    positions: Tensor
+    padded: bool
+
+    @classmethod
+    def of(cls, positions: Tensor) -> Held:
+        """Wrap positions, looking for padding once."""
+        return cls(positions, bool((positions < 0).any()))
+
+    def joined(self, new: Held) -> Held:
+        """Return these positions followed by ``new`` ones."""
+        device = self.positions.device
+        joined = torch.cat([self.positions, new.positions.to(device)], dim=1)
+        return Held(joined, self.padded or new.padded)
+
+
+class ReducedCache(DynamicCache):
+    """A dynamic cache under reduction: each layer has its own length, the cache one logical length.
+
+    ``generate`` derives positions and masks from the cache's length, so the length reported is that
+    of the sequence as the caller knows it; what each layer really holds is in :attr:`held`.
+
+    Parameters
+    ----------
+    config
+        The decoder's configuration.
+    alive
+        Tells whether the session that made the cache is still open.
+    """
+
+    def __init__(self, config: Any, alive: Callable[[], bool]) -> None:
+        super().__init__(config=config)
+        self.alive = alive
+        self.length = 0
+        # None: the layer holds every position, and the model's own mask is right for it.
+        self.held: list[Held | None] = [None] * config.num_hidden_layers
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values to one layer.
+
+        Raises
+        ------
+        CacheError
+            If the session that made the cache has been closed.
+        """
+        if not self.alive():
+            raise CacheError(
+                "this cache was made under tokenreduce.reduce(...) and its layers hold different "
+                "tokens: use it inside the same `with` block, or start from an empty cache."
+            )
+        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return updated
+
+    def commit(self, length: int, held: list[Held | None]) -> None:
+        """Record a forward that has run: the new logical length and what each layer now holds."""
+        self.length = length
+        self.held = held
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the logical length: all tokens seen, dropped ones included."""
+        return self.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the position of the next query."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Return the size and offset of the full mask, which layers that miss tokens do not use."""
+        return self.length + query_length, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder the samples, as beam search asks."""
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only some samples."""
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample."""
+        super().batch_repeat_interleave(repeats)
+        first = next((held for held in self.held if held is not None), None)
+        if first is not None:
+            rows = torch.arange(first.positions.shape[0], device=first.positions.device)
+            self._select(rows.repeat_interleave(repeats))
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: a crop in original positions has no single meaning here."""
+        raise CacheError(
+            "a cache made under tokenreduce.reduce(...) cannot be cropped: its layers hold "
+            "different tokens. Generate again from the prompt instead."
+        )
+
+    def _select(self, indices: Tensor) -> None:
+        done: dict[int, Held] = {}
+        for layer, held in enumerate(self.held):
+            if held is None:
+                continue
+            if id(held) not in done:
+                rows = indices.to(held.positions.device)
+                done[id(held)] = Held(held.positions.index_select(0, rows), held.padded)
+            self.held[layer] = done[id(held)]

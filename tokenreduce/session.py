@@ -1,0 +1,456 @@
+"""The context manager: attaches reducers to a model's prefill, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreduce.adapter import ModelAdapter, claimed_by
+from tokenreduce.apply import Tokens
+from tokenreduce.attention import Probe, require_supported, wrapped_attention
+from tokenreduce.cache import ReducedCache
+from tokenreduce.errors import AdapterError, ConfigError, LayoutError, UnsupportedError
+from tokenreduce.guards import (
+    check_forward,
+    check_generate,
+    check_model,
+    check_training,
+    new_cache_allowed,
+)
+from tokenreduce.layout import Layout
+from tokenreduce.plugins import load_plugins
+from tokenreduce.reducer import Reducer
+from tokenreduce.registry import Registry
+from tokenreduce.scheduler import Prefill, stages
+from tokenreduce.step import Step
+from tokenreduce.trace import Trace
+from tokenreduce.trace_builder import Finished, build_trace
+
+
+@contextmanager
+def reduce(
+    model: nn.Module,
+    reducer: str | Reducer | Sequence[str | Reducer],
+    *,
+    seed: int = 0,
+    layout: Layout | None = None,
+    positions: str = "keep",
+    **settings: Any,
+) -> Iterator[Run]:
+    """Reduce visual tokens in every prefill of ``model`` inside the ``with`` block.
+
+    Parameters
+    ----------
+    model
+        A transformers video-language model that an adapter claims, in ``eval()`` mode.
+    reducer
+        A reducer's name, an instance, or a sequence of either, which act in that order where they
+        meet on a layer.
+    seed
+        Seeds the reducers that draw at random, together with the layer and the prompt.
+    layout
+        Where the visual tokens sit, for callers who pass ``inputs_embeds``; by default the
+        adapter finds them in ``input_ids``.
+    positions
+        What becomes of positions after a reduction. ``keep``: every token keeps its own, a merged
+        one that of its first member.
+    **settings
+        Settings of a reducer given by name.
+
+    Yields
+    ------
+    Run
+        Its ``trace`` says what the latest prefill did.
+
+    Raises
+    ------
+    ConfigError
+        For unknown names, wrong settings, or layers outside the model.
+    AdapterError
+        If no adapter claims the model.
+    UnsupportedError
+        For what cannot be exact under reduction; raised before any compute.
+
+    Examples
+    --------
+    >>> with reduce(model, "vas", ratio=0.3) as run:  # doctest: +SKIP
+    ...     out = model.generate(**inputs, max_new_tokens=32)
+    >>> run.trace.img_memory  # doctest: +SKIP
+    """
+    registry = load_plugins().registry
+    if positions != "keep":
+        raise ConfigError(
+            f"positions '{positions}' is not known: the only policy so far is 'keep'."
+        )
+    reducers = resolve_reducers(reducer, settings, registry)
+    session = Session(model, find_adapter(model, registry), reducers, seed=seed, layout=layout)
+    with session.attached() as run:
+        yield run
+
+
+def resolve_reducers(
+    reducer: str | Reducer | Sequence[str | Reducer], settings: dict[str, Any], registry: Registry
+) -> tuple[Reducer, ...]:
+    """Return reducer instances for names, instances, or a sequence of either.
+
+    Raises
+    ------
+    ConfigError
+        For unknown names and wrong settings, and for settings beside anything but one name.
+    """
+    if isinstance(reducer, str):
+        return (make_reducer(reducer, settings, registry),)
+    if settings:
+        raise ConfigError(
+            f"settings {', '.join(settings)} go with one reducer given by name: give each reducer "
+            "of a list, and each instance, its own."
+        )
+    if isinstance(reducer, Reducer):
+        return (reducer,)
+    return tuple(
+        one if isinstance(one, Reducer) else make_reducer(one, {}, registry) for one in reducer
+    )
+
+
+def make_reducer(name: str, settings: dict[str, Any], registry: Registry) -> Reducer:
+    """Return a configured reducer.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or a setting is wrong; all wrong settings are named.
+    """
+    from pydantic import ValidationError
+
+    kind = registry.reducer(name)
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or name} = {e['input']!r}: {e['msg']}"
+            for e in error.errors()
+        )
+        known = ", ".join(kind.model_fields) or "none"
+        raise ConfigError(f"reducer '{name}': {wrong}. Its settings are: {known}.") from None
+
+
+def find_adapter(model: nn.Module, registry: Registry) -> ModelAdapter:
+    """Return the adapter that claims a model.
+
+    Raises
+    ------
+    AdapterError
+        If none does.
+    """
+    for kind in registry.adapters.values():
+        adapter = kind()
+        if claimed_by(adapter, model):
+            return adapter
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    known = sorted(t for kind in registry.adapters.values() for t in kind.model_types)
+    raise AdapterError(
+        f"no adapter claims {type(model).__name__} (model_type '{model_type}'); there are adapters "
+        f"for: {', '.join(known)}. A plugin can bring one."
+    )
+
+
+class Run:
+    """What a ``with tokenreduce.reduce(...)`` block yields: the handle on what happened inside."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def traces(self) -> list[Trace]:
+        """Traces of all prefills with visual tokens in this block, oldest first."""
+        return self._session.traces()
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the latest prefill that had visual tokens.
+
+        Raises
+        ------
+        UnsupportedError
+            If there was none.
+        """
+        traces = self.traces
+        if not traces:
+            raise UnsupportedError(
+                "there is no trace: no prefill with visual tokens has run inside this block."
+            )
+        return traces[-1]
+
+    @property
+    def logit_positions(self) -> list[list[int]]:
+        """Per sample, the original position of each row of the latest prefill's logits.
+
+        -1 marks padding. Applies to a bare ``forward``, whose logits are those of the positions
+        that are left.
+        """
+        finished = self._session.finished
+        return finished[-1].logit_positions() if finished else []
+
+
+class Session:
+    """Everything that is attached to one model while its block is open."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: ModelAdapter,
+        reducers: Sequence[Reducer],
+        *,
+        seed: int = 0,
+        layout: Layout | None = None,
+    ) -> None:
+        self.model, self.adapter, self.seed, self.layout = model, adapter, seed, layout
+        decoder: Any = adapter.decoder(model)
+        self.decoder = decoder
+        check_model(model, decoder)
+        self.layers: Sequence[nn.Module] = decoder.layers
+        self.config: Any = decoder.config
+        self._check_not_nested()
+        require_supported(self.config._attn_implementation)
+        self.stages = stages(reducers, len(self.layers), adapter.first_layer(model))
+        self.shape = adapter.decoder_shape(model)
+        self.probe = Probe()
+        self.open = False
+        self.step: Step | None = None
+        self.finished: list[Finished] = []
+        self._traces: list[Trace] = []
+        self._forward: dict[str, Any] = {}
+        self._generate: dict[str, Any] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[Run]:
+        """Attach to the model; detach when the block ends, however it ends."""
+        with ExitStack() as stack:
+            if any(s.needs.attention or s.needs.keys or s.needs.next_layer for s in self.stages):
+                stack.enter_context(wrapped_attention(self.config, self.probe))
+            self._wrap_generate(stack)
+            for module, before in (
+                (self.model, self._before_model),
+                (self.decoder, self._before_decoder),
+                *((layer, LayerHook(self, k)) for k, layer in enumerate(self.layers)),
+            ):
+                hook = module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(hook.remove)
+            stack.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
+            self.open = True
+            try:
+                yield Run(self)
+            finally:
+                self.open = False
+                self.step = None
+                self.probe.captures.clear()
+
+    def traces(self) -> list[Trace]:
+        """Return the traces of all finished prefills; each is built once, when first asked for."""
+        while len(self._traces) < len(self.finished):
+            self._traces.append(build_trace(self.finished[len(self._traces)]))
+        return list(self._traces)
+
+    def _check_not_nested(self) -> None:
+        hooks = self.layers[0]._forward_pre_hooks.values()
+        if any(isinstance(hook, LayerHook) for hook in hooks):
+            raise UnsupportedError(
+                f"{type(self.model).__name__} is inside another tokenreduce.reduce(...) block: "
+                "give one block a list of reducers instead, they act in its order."
+            )
+
+    def _wrap_generate(self, stack: ExitStack) -> None:
+        """Put a check in front of ``generate``, so that refusals come before any compute."""
+        original = getattr(self.model, "generate", None)
+        if original is None:
+            return
+        own = self.model.__dict__
+        shadowed = own.get("generate")
+        names = list(inspect.signature(original).parameters)
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            named = {**dict(zip(names, args, strict=False)), **kwargs}
+            check_generate(self.model, named)
+            self._generate = named
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._generate = {}
+
+        def restore() -> None:
+            if shadowed is None:
+                own.pop("generate", None)
+            else:
+                own["generate"] = shadowed
+
+        own["generate"] = generate
+        stack.callback(restore)
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        check_training(self.model)
+        self._forward = dict(kwargs)
+        if args:
+            self._forward["input_ids"] = args[0]
+
+    def _before_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self.step, forward = None, self._forward
+        self._forward = {}
+        embeds = kwargs.get("inputs_embeds")
+        tokens = (
+            embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
+        )
+        if tokens is None:
+            return args, kwargs
+        cache = self._cache(kwargs)
+        past = cache.length if cache else 0
+        mask, count = kwargs.get("attention_mask"), tokens.shape[1]
+        check_forward(forward, mask, past, count)
+        if mask is None:
+            valid = torch.ones(
+                tokens.shape[0], past + count, dtype=torch.bool, device=tokens.device
+            )
+        else:
+            valid = mask.to(tokens.device).bool()
+        layout = self._layout(forward, valid[:, past:], past)
+        make = None
+        if layout is not None and layout.has_grid:
+            ids = _seed_bytes(forward.get("input_ids"), layout)
+            make = self._prefill_maker(layout.to(tokens.device), valid[:, past:], past, ids)
+        self.step = Step(
+            cache, valid, past, self.config._attn_implementation, make, len(self.layers)
+        )
+        return args, {**kwargs, "past_key_values": cache}
+
+    def _cache(self, kwargs: dict[str, Any]) -> ReducedCache | None:
+        given: Any = kwargs.get("past_key_values")
+        if not new_cache_allowed(given):
+            cache: ReducedCache = given
+            return cache
+        use = kwargs.get("use_cache")
+        if use is None:
+            use = getattr(self.config, "use_cache", True)
+        return ReducedCache(self.config, lambda: self.open) if use else None
+
+    def _layout(self, forward: dict[str, Any], valid: Tensor, past: int) -> Layout | None:
+        """Return where the visual tokens of this forward sit; None for a decode step."""
+        batch, count = valid.shape
+        if past and count == 1:
+            return None
+        if self.layout is not None and not past:
+            return _fitted(self.layout, batch, count)
+        ids = forward.get("input_ids")
+        if ids is None:
+            raise AdapterError(
+                "this forward was given no input_ids, so where its visual tokens sit is unknown: "
+                "pass tokenreduce.reduce(..., layout=Layout.video(...)) with inputs_embeds."
+            )
+        # generate repeats its rows for beams and returned sequences after encoding the videos.
+        asked = next((self._generate[k] for k in _PROMPTS if k in self._generate), ids)
+        repeats = max(1, batch // asked.shape[0])
+        inputs = {**self._generate, **{k: v for k, v in forward.items() if v is not None}}
+        inputs |= {"input_ids": ids[::repeats], "attention_mask": valid[::repeats].long()}
+        return _fitted(self.adapter.layout(self.model, inputs), batch, count)
+
+    def _prefill_maker(
+        self, layout: Layout, valid: Tensor, past: int, ids: list[bytes] | None
+    ) -> Any:
+        def make(hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Prefill:
+            tokens = Tokens.all_of(valid)
+            seeds = ids if ids is not None else _embedding_bytes(hidden, layout)
+            return Prefill(
+                self.stages,
+                self.layers,
+                layout,
+                tokens,
+                seeds,
+                hidden,
+                rope,
+                self.seed,
+                self.probe,
+                past,
+            )
+
+        return make
+
+    def _after_decoder(self, module: nn.Module, args: Any, output: Any) -> None:
+        step, self.step = self.step, None
+        if step is None:
+            return
+        if step.prefill is not None:
+            self.finished.append(self._finish(step, step.prefill))
+        if step.cache is not None:
+            step.cache.commit(step.past + step.count, step.held)
+        self.probe.captures.clear()
+        self.probe.want = None
+
+    def _finish(self, step: Step, prefill: Prefill) -> Finished:
+        return Finished(
+            names=tuple(stage.reducer.name for stage in self.stages),
+            shape=self.shape,
+            element_bytes=prefill.embeddings.element_size(),
+            layout=prefill.layout.to("cpu"),
+            records=tuple(prefill.records),
+            grid_counts=tuple(prefill.grid_counts),
+            held=tuple(step.held),
+            full=step.full,
+            last=prefill.tokens.index,
+            past=step.past,
+        )
+
+
+class LayerHook:
+    """Runs before one decoder layer."""
+
+    def __init__(self, session: Session, layer: int) -> None:
+        self.session, self.layer = session, layer
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Replace the layer's input, mask and positions where tokens are missing."""
+        step = self.session.step
+        if step is None:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        changed = step.before_layer(self.layer, hidden, kwargs)
+        if changed is None:
+            return None
+        if args:
+            return (changed[0], *args[1:]), changed[1]
+        return args, {**changed[1], "hidden_states": changed[0]}
+
+
+_PROMPTS = ("inputs", "input_ids", "inputs_embeds")
+
+
+def _fitted(layout: Layout, batch: int, count: int) -> Layout:
+    if layout.length != count or batch % layout.batch:
+        raise LayoutError(
+            f"the layout describes {layout.batch} samples of {layout.length} tokens, but the "
+            f"decoder runs {batch} of {count}: build it for the padded sequence that the decoder "
+            "is given."
+        )
+    repeats = batch // layout.batch
+    return layout if repeats == 1 else layout.expand(repeats)
+
+
+def _seed_bytes(ids: Tensor | None, layout: Layout) -> list[bytes] | None:
+    """Return what stands for each sample in seeds: its ids without padding, whatever its row."""
+    if ids is None:
+        return None
+    valid = (layout.role >= 0).cpu()
+    return [row[keep].numpy().tobytes() for row, keep in zip(ids.cpu(), valid, strict=True)]
+
+
+def _embedding_bytes(embeddings: Tensor, layout: Layout) -> list[bytes]:
+    """Stand in for token ids where only embeddings were given: the text's own embeddings."""
+    text = (layout.role == 0).cpu()
+    rows = zip(embeddings.detach().float().cpu(), text, strict=True)
+    return [row[keep].numpy().tobytes() for row, keep in rows]

@@ -1,0 +1,148 @@
+"""One forward of the decoder under reduction: what each of its layers is given instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenreduce.cache import Held, ReducedCache
+from tokenreduce.errors import AdapterError
+from tokenreduce.masks import layer_mask
+from tokenreduce.scheduler import Prefill
+
+MakePrefill = Callable[[Tensor, tuple[Tensor, Tensor]], Prefill]
+
+
+class Step:
+    """Masks, positions and bookkeeping of one forward.
+
+    Parameters
+    ----------
+    cache
+        The session's cache, or None for a forward without one.
+    valid
+        ``[batch, past + tokens]`` bool: the sequence so far, false at padding.
+    past
+        Tokens in the cache, dropped ones included.
+    implementation
+        Name of the attention implementation.
+    make_prefill
+        Makes the prefill to reduce out of the input embeddings and rotary embeddings; None if
+        there is nothing to reduce.
+    """
+
+    def __init__(
+        self,
+        cache: ReducedCache | None,
+        valid: Tensor,
+        past: int,
+        implementation: str,
+        make_prefill: MakePrefill | None,
+        num_layers: int,
+    ) -> None:
+        self.cache, self.past, self.implementation = cache, past, implementation
+        self.make_prefill = make_prefill
+        self.prefill: Prefill | None = None
+        self.count = valid.shape[1] - past
+        self.held: list[Held | None] = list(cache.held) if cache else [None] * num_layers
+        self._valid = valid
+        self._joined: dict[tuple[int, int], Held] = {}
+        self._keep_alive: list[object] = []
+        self._full: Tensor | None = None
+        self._now: dict[int, Held] = {}
+        self._masks: dict[int, Tensor | None] = {}
+
+    @property
+    def full(self) -> Tensor:
+        """``[batch, past + tokens]`` int64: every position so far, -1 at padding."""
+        if self._full is None:
+            order = torch.arange(self._valid.shape[1], device=self._valid.device)
+            self._full = order.expand_as(self._valid).masked_fill(~self._valid, -1)
+        return self._full
+
+    def before_layer(
+        self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        """Reduce, and give the layer the mask and positions of the tokens that are left.
+
+        Parameters
+        ----------
+        layer
+            Index of the layer about to run.
+        hidden
+            ``[batch, tokens, dim]`` its input.
+        kwargs
+            What the decoder calls it with.
+
+        Returns
+        -------
+        tuple or None
+            Input and keyword arguments to use; None to leave the call as it is.
+        """
+        if layer == 0 and self.make_prefill is not None:
+            rope = _require_rope(kwargs, hidden)
+            self.prefill = self.make_prefill(hidden, rope)
+        prefill = self.prefill
+        if prefill is not None:
+            hidden = prefill.before_layer(layer, hidden)
+        untouched = prefill is None or prefill.tokens.untouched
+        earlier = self.cache.held[layer] if self.cache else None
+        if untouched and earlier is None:
+            return None
+        now = self._current()
+        keys = self._keys(earlier, now)
+        self.held[layer] = keys
+        changed = dict(kwargs, attention_mask=self._mask(keys, now, hidden))
+        if prefill is not None and not untouched:
+            changed["position_embeddings"] = prefill.rope_left()
+            # Gaps in position ids read as packed sequences to flash attention; the true positions
+            # are in the rotary embeddings already.
+            changed["position_ids"] = None
+        return hidden, changed
+
+    def _current(self) -> Held:
+        """Return the positions of this forward's tokens that are left."""
+        index = self.full if self.prefill is None else self.prefill.tokens.index
+        if id(index) not in self._now:
+            positions = self.full[:, self.past :]
+            if self.prefill is not None:
+                positions = torch.where(index >= 0, index + self.past, index)
+            self._keep_alive.append(index)
+            self._now[id(index)] = self._held(positions)
+        return self._now[id(index)]
+
+    def _held(self, positions: Tensor) -> Held:
+        # A decode step adds one real token to every sample: no need to look.
+        return Held(positions, False) if self.count == 1 else Held.of(positions)
+
+    def _keys(self, earlier: Held | None, now: Held) -> Held:
+        key = (id(earlier), id(now))
+        if key not in self._joined:
+            if earlier is None and self.past:
+                earlier = Held.of(self.full[:, : self.past])
+            self._joined[key] = now if earlier is None else earlier.joined(now)
+        return self._joined[key]
+
+    def _mask(self, keys: Held, now: Held, hidden: Tensor) -> Tensor | None:
+        if id(keys) not in self._masks:
+            self._masks[id(keys)] = layer_mask(keys, now, self.implementation, hidden.dtype)
+        return self._masks[id(keys)]
+
+
+def _require_rope(kwargs: dict[str, Any], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Check that layers are called as this session relies on; raises :class:`AdapterError`."""
+    rope: Any = kwargs.get("position_embeddings")
+    fits = isinstance(rope, tuple) and len(rope) == 2 and rope[0].dim() == 3
+    if not fits or rope[0].shape[1] != hidden.shape[1] or "attention_mask" not in kwargs:
+        given = ", ".join(sorted(kwargs)) or "nothing"
+        raise AdapterError(
+            "decoder layers of this model are not called with attention_mask and "
+            f"position_embeddings=(cos, sin) of [batch, {hidden.shape[1]}, head_dim], which "
+            f"reduction relies on (given: {given}): use a supported version of transformers, see "
+            "the docs on models."
+        )
+    cos, sin = rope
+    return cos, sin
