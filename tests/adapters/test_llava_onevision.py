@@ -10,6 +10,7 @@ import torch
 
 import tokenreduce
 from tests.tiny import IMAGE, PER_FRAME, VIDEO, batch, ragged, single, tiny_onevision, video_ids
+from tokenreduce.adapter import expand_ids
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
 from tokenreduce_model_adapters.llava_onevision import LlavaOnevision
@@ -167,6 +168,12 @@ def test_a_cut_video_is_refused_when_the_pixels_are_known():
     inputs = batch([[1, *video_ids(2)[:-1], 2]], 1, 2)
     with pytest.raises(AdapterError, match=r"whole|LayoutError|leaves"):
         layout_of(tiny_onevision(), inputs)
+
+
+def test_placeholders_are_expanded_in_place():
+    assert expand_ids([1, 9, 2, 9, 3], 9, [3, 1]) == [1, 9, 9, 9, 2, 9, 3]
+    with pytest.raises(AdapterError, match="2 visual placeholders .* for 1"):
+        expand_ids([1, 9, 2, 9, 3], 9, [3])
 
 
 def test_encoding_a_video_once_gives_the_same_answer():
