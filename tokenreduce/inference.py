@@ -56,12 +56,25 @@ class Answer:
 
 
 def pick_device(name: str) -> str:
-    """Return the device that ``name`` means; ``auto`` is CUDA where there is one, else the CPU."""
+    """Return the device that ``name`` means; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If this machine, or this build of torch, does not have the device.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # how torch says so depends on its build
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device '{name}' cannot be used here ({said}): give 'auto' or 'cpu'."
+        ) from error
+    return name
 
 
 def load_model(

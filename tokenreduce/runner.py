@@ -16,13 +16,13 @@ from tokenreduce.inference import EncodedVideo, Loaded, answer, first_token, loa
 from tokenreduce.measure import time_to_first_token
 from tokenreduce.report import Report, build_report
 from tokenreduce.store import Store
-from tokenreduce.video import Video, load_video
 
 if TYPE_CHECKING:
     from tokenreduce.benchmark import Benchmark, Progress, Sample
     from tokenreduce.config import CompareConfig
     from tokenreduce.plugins import PluginManager
     from tokenreduce.reducer import Reducer
+    from tokenreduce.video import Video
 
 DEFAULT_FRAMES = 16  # where neither the benchmark nor the run says how many
 TIMED_SAMPLES = 8
@@ -200,40 +200,30 @@ def run_cells(
 
 def answer_clip(
     loaded: Loaded,
-    clip: Path,
+    video: Video,
     question: str,
     reducers: Sequence[Reducer],
     *,
-    frames: int | None = None,
-    sampling: str = "uniform",
     seed: int = 0,
     max_new_tokens: int = 32,
 ) -> ClipAnswer:
-    """Answer one question about one file, with and without reduction.
+    """Answer one question about one video, with and without reduction.
 
     Parameters
     ----------
     loaded
         From :func:`tokenreduce.inference.load_model`.
-    clip
-        The file.
+    video
+        From :func:`tokenreduce.video.load_video`.
     question
         The user's words.
     reducers
         Composed in order.
-    frames, sampling
-        See :func:`tokenreduce.video.load_video`.
     seed
         Of the reducers' random choices.
     max_new_tokens
         Longest answer.
-
-    Raises
-    ------
-    VideoError
-        If the file cannot be decoded.
     """
-    video = load_video(clip, frames or DEFAULT_FRAMES, sampling)
     inputs = EncodedVideo(loaded, video.frames).inputs(question)
     full = answer(loaded, inputs, (), max_new_tokens=max_new_tokens)
     reduced = answer(loaded, inputs, reducers, seed=seed, max_new_tokens=max_new_tokens)

@@ -172,7 +172,7 @@ def test_a_cut_video_is_refused_when_the_pixels_are_known():
 
 def test_placeholders_are_expanded_in_place():
     assert expand_ids([1, 9, 2, 9, 3], 9, [3, 1]) == [1, 9, 9, 9, 2, 9, 3]
-    with pytest.raises(AdapterError, match="2 visual placeholders .* for 1"):
+    with pytest.raises(AdapterError, match=r"2 visual placeholders .* for 1"):
         expand_ids([1, 9, 2, 9, 3], 9, [3])
 
 

@@ -22,6 +22,7 @@ from tokenreduce.errors import AdapterError, ConfigError, VideoError
 from tokenreduce.inference import EncodedVideo, Loaded, answer, load_model
 from tokenreduce.runner import answer_clip, compare, run_cells, spread
 from tokenreduce.store import Store
+from tokenreduce.video import load_video
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.keep_all import KeepAll
 from tokenreduce_plugins.random import Random
@@ -308,9 +309,8 @@ def test_timed_samples_are_spread(total: int, expected: list[int]) -> None:
 
 def test_answer_clip(loaded: Loaded, questions: Questions) -> None:
     question = questions.samples()[0].question
-    said = answer_clip(
-        loaded, questions.files[0], question, [HALF], frames=FRAMES, max_new_tokens=3
-    )
+    video = load_video(questions.files[0], FRAMES)
+    said = answer_clip(loaded, video, question, [HALF], max_new_tokens=3)
     assert said.answer_full == bare_answers(loaded, questions)[0]
     document = json.loads(json.dumps(said.document()))
     assert list(document) == [
@@ -333,15 +333,11 @@ def test_answer_clip(loaded: Loaded, questions: Questions) -> None:
 
 
 def test_answer_clip_without_reducer(loaded: Loaded, questions: Questions) -> None:
-    said = answer_clip(loaded, questions.files[0], "is the ring first", [], max_new_tokens=2)
+    video = load_video(questions.files[0])
+    said = answer_clip(loaded, video, "is the ring first", [], max_new_tokens=2)
     assert said.answer == said.answer_full
     assert said.img_memory == 1.0
     assert said.frames == 16  # of 6 in the file: they repeat
-
-
-def test_answer_clip_of_no_video(loaded: Loaded, tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="no such file"):
-        answer_clip(loaded, tmp_path / "none.mp4", "is the ring first", [])
 
 
 def test_features_are_reused_exactly(loaded: Loaded) -> None:
