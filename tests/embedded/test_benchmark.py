@@ -1,5 +1,7 @@
 """The benchmark: rendered once, resumable, apart from training, read back nearly unchanged."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tokenreduce.embedded import benchmark, render
 from tokenreduce.embedded.benchmark import SPLITS, EmbeddedBenchmark, Group
 from tokenreduce.embedded.clips import DOMAIN_BENCHMARK, DOMAIN_TRAINING, Stream, make_clips
 from tokenreduce.embedded.questions import CATEGORIES
+from tokenreduce.errors import ConfigError
 from tokenreduce.video import load_video
 
 SMALL = {"default": (Group(8, 2, 1), Group(16, 1, 2)), "full": (Group(8, 1, 11),)}
@@ -113,3 +116,13 @@ def test_the_full_split_is_large_enough():
     clips = sum(g.clips for g in SPLITS["full"])
     assert clips * (len(CATEGORIES) - 1) >= 2000  # firstlast is missing in a quarter of them
     assert {g.frames for g in SPLITS["full"]} == {8, 16, 32, 64}
+
+
+def test_a_cache_that_cannot_be_written_is_a_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    monkeypatch.setenv("TOKENREDUCE_CACHE", str(file))
+    with pytest.raises(ConfigError, match="set TOKENREDUCE_CACHE to a folder"):
+        EmbeddedBenchmark().samples()

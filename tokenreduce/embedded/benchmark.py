@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tokenreduce.benchmark import Benchmark, Progress, Sample
+from tokenreduce.errors import ConfigError
 
 #: Part of every file name: clips of another version are never mixed up with these.
 VERSION = 1
@@ -49,9 +50,20 @@ class EmbeddedBenchmark(Benchmark):
 
         Raises
         ------
-        OSError
+        ConfigError
             If the cache folder cannot be written.
         """
+        from tokenreduce.embedded.render import CACHE_VARIABLE, cache_dir
+
+        try:
+            return self._rendered(progress)
+        except OSError as error:
+            raise ConfigError(
+                f"the embedded benchmark cannot render its clips into '{cache_dir()}' "
+                f"({error.strerror or error}): set {CACHE_VARIABLE} to a folder that can be written."
+            ) from error
+
+    def _rendered(self, progress: Progress | None) -> list[Sample]:
         groups = SPLITS[self.split]
         total, done = sum(group.clips for group in groups), 0
         samples: list[Sample] = []
