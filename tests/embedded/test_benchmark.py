@@ -124,5 +124,5 @@ def test_a_cache_that_cannot_be_written_is_a_wrong_request(
     file = tmp_path / "file"
     file.write_text("in the way")
     monkeypatch.setenv("TOKENREDUCE_CACHE", str(file))
-    with pytest.raises(ConfigError, match="set TOKENREDUCE_CACHE to a folder"):
+    with pytest.raises(ConfigError, match="set TOKENREDUCE_CACHE to a writable"):
         EmbeddedBenchmark().samples()

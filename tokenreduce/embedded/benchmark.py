@@ -60,7 +60,7 @@ class EmbeddedBenchmark(Benchmark):
         except OSError as error:
             raise ConfigError(
                 f"the embedded benchmark cannot render its clips into '{cache_dir()}' "
-                f"({error.strerror or error}): set {CACHE_VARIABLE} to a folder that can be written."
+                f"({error.strerror or error}): set {CACHE_VARIABLE} to a writable folder."
             ) from error
 
     def _rendered(self, progress: Progress | None) -> list[Sample]:
