@@ -128,7 +128,7 @@ def check_against_oracle(
         with tokenreduce.reduce(model, recorders) as run:
             reduced = model.generate(**inputs, **settings)
         held = [row[::rows] for row in run.trace.kept_positions()]
-        merges = _merges(run.trace, recorders, length, rows)
+        merges = dense_merges(run.trace, recorders, length, rows)
         with masked(model, held, length, merges, rows):
             expected = model.generate(**inputs, **settings)
     assert torch.equal(reduced.sequences, expected.sequences)
@@ -138,8 +138,8 @@ def check_against_oracle(
     return run
 
 
-def _merges(
-    trace: Any, recorders: list[Recorder], length: int, rows: int
+def dense_merges(
+    trace: Any, recorders: list[Recorder], length: int, rows: int = 1
 ) -> dict[int, list[tuple[int, Tensor]]]:
     """Pair the recorded answers with the samples of the trace's events, in order."""
     answers = sorted(

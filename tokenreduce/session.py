@@ -24,6 +24,7 @@ from tokenreduce.guards import (
 )
 from tokenreduce.layout import Layout
 from tokenreduce.plugins import load_plugins
+from tokenreduce.positions import Rotary, check_policy
 from tokenreduce.reducer import Reducer
 from tokenreduce.registry import Registry
 from tokenreduce.scheduler import Prefill, stages
@@ -57,8 +58,10 @@ def reduce(
         Where the visual tokens sit, for callers who pass ``inputs_embeds``; by default the
         adapter finds them in ``input_ids``.
     positions
-        What becomes of positions after a reduction. ``keep``: every token keeps its own, a merged
-        one that of its first member.
+        What becomes of position ids after a reduction. ``keep``: every token keeps its own, a
+        merged one that of its first member. ``renumber``: what a layer holds is numbered 0, 1, 2,
+        ... anew, in decode as well. ``mean``: a merged token takes the floored mean over the
+        originals it stands for.
     **settings
         Settings of a reducer given by name.
 
@@ -83,12 +86,9 @@ def reduce(
     >>> run.trace.img_memory  # doctest: +SKIP
     """
     registry = load_plugins().registry
-    if positions != "keep":
-        raise ConfigError(
-            f"positions '{positions}' is not known: the only policy so far is 'keep'."
-        )
     reducers = resolve_reducers(reducer, settings, registry)
-    session = Session(model, find_adapter(model, registry), reducers, seed=seed, layout=layout)
+    adapter = find_adapter(model, registry)
+    session = Session(model, adapter, reducers, seed=seed, layout=layout, positions=positions)
     with session.attached() as run:
         yield run
 
@@ -208,6 +208,7 @@ class Session:
         *,
         seed: int = 0,
         layout: Layout | None = None,
+        positions: str = "keep",
     ) -> None:
         self.model, self.adapter, self.seed, self.layout = model, adapter, seed, layout
         decoder: Any = adapter.decoder(model)
@@ -215,9 +216,11 @@ class Session:
         check_model(model, decoder)
         self.layers: Sequence[nn.Module] = decoder.layers
         self.config: Any = decoder.config
+        self.rotary: Rotary = getattr(decoder, "rotary_emb", None) or _no_rotary
         self._check_not_nested()
         require_supported(self.config._attn_implementation)
         self.stages = stages(reducers, len(self.layers), adapter.first_layer(model))
+        self.positions = check_policy(positions, self.config)
         self.shape = adapter.decoder_shape(model)
         self.probe = Probe()
         self.open = False
@@ -324,7 +327,14 @@ class Session:
             ids = _seed_bytes(forward.get("input_ids"), layout)
             make = self._prefill_maker(layout.to(tokens.device), valid[:, past:], past, ids)
         self.step = Step(
-            cache, valid, past, self.config._attn_implementation, make, len(self.layers)
+            cache,
+            valid,
+            past,
+            self.config._attn_implementation,
+            make,
+            len(self.layers),
+            self.positions,
+            self.rotary,
         )
         return args, {**kwargs, "past_key_values": cache}
 
@@ -425,6 +435,12 @@ class LayerHook:
         if args:
             return (changed[0], *args[1:]), changed[1]
         return args, {**changed[1], "hidden_states": changed[0]}
+
+
+def _no_rotary(hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    raise UnsupportedError(
+        "the decoder has no rotary_emb to make other positions with: use positions='keep'."
+    )
 
 
 _PROMPTS = ("inputs", "input_ids", "inputs_embeds")

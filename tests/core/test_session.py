@@ -547,7 +547,7 @@ def test_a_cache_is_refused_outside_its_session():
         ("vas", {"ratio": 1.5}, "ratio = 1.5"),
         (["vas", "fastv"], {"ratio": 0.3}, "go with one reducer"),
         ("fastv", {"layer": 6}, "layer 6 does not exist"),
-        ("fastv", {"positions": "renumber"}, "the only policy so far"),
+        ("fastv", {"positions": "renumbered"}, "one of keep, renumber, mean"),
     ],
 )
 def test_wrong_requests_are_one_clear_error(reducer, settings, message):
