@@ -137,5 +137,14 @@ class View(ABC):
 
     @property
     @abstractmethod
+    def visual_embeddings(self) -> Tensor:
+        """``[total, dim]``: input embeddings of all the sample's visual tokens, in order.
+
+        Those that are gone or merged by now as well: what is chosen from them is the same after
+        every layer. Those that are left, as they are now, are ``hidden``.
+        """
+
+    @property
+    @abstractmethod
     def generator(self) -> torch.Generator:
         """A fresh CPU generator seeded from (run's seed, layer, the sample's token ids)."""
