@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 import tokenreduce
-from tests.oracle import masked
-from tests.tiny import ragged, single, tiny_onevision
 from tokenreduce import Plan, Reducer, View
 from tokenreduce.reducer import Needs
+from tokenreduce.testing.oracle import masked
+from tokenreduce.testing.tiny import ragged, single, tiny_onevision
 
 
 class Spy(Reducer):

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokenreduce.measure import peak_memory
 from torch import Tensor
 
 import tokenreduce
-from tests.oracle import masked
-from tests.tiny import batch, ragged, single, tiny_onevision, video_ids
-from tokenreduce.measure import peak_memory
+from tokenreduce.testing.oracle import masked
+from tokenreduce.testing.tiny import batch, ragged, single, tiny_onevision, video_ids
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.vas import Vas
 

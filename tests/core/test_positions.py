@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import tokenreduce
-from tests.oracle import Recorder, dense_merges, masked
-from tests.tiny import batch, ragged, single, tiny_onevision
 from tokenreduce.errors import UnsupportedError
+from tokenreduce.testing.oracle import Recorder, dense_merges, masked
+from tokenreduce.testing.tiny import batch, ragged, single, tiny_onevision
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.random import Random
 from tokenreduce_plugins.tome import ToMe
