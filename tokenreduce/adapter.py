@@ -129,5 +129,5 @@ def expand_ids(token_ids: list[int], placeholder: int, counts: list[int]) -> lis
     remaining = iter(counts)
     expanded: list[int] = []
     for token in token_ids:
-        expanded.extend([placeholder] * (next(remaining) if token == placeholder else 1))
+        expanded.extend([token] * (next(remaining) if token == placeholder else 1))
     return expanded

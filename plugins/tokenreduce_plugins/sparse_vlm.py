@@ -69,7 +69,12 @@ class SparseVLM(Reducer):
         description="share of the original visual tokens left after each layer, in (0, 1], never "
         "rising",
     )
-    scale: float = Field(1.0, gt=0, description="factor on all shares; a product above 1 is 1")
+    scale: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="factor on all shares; a product above 1 is 1",
+    )
     heads: Share = Field(
         14 / 32,
         description="share of the attention heads that count, in (0, 1]: those that look at the "

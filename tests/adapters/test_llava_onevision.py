@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tokenreduce
+from tokenreduce.adapter import expand_ids
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.testing.tiny import (
@@ -169,6 +170,12 @@ def test_images_and_videos_are_reduced_through_generate_with_beams():
 def test_runs_that_are_no_whole_grids_are_refused(row, message):
     with pytest.raises(AdapterError, match=message):
         layout_of(tiny_onevision(), batch([row], 0, 0))
+
+
+def test_placeholders_are_expanded_in_place():
+    assert expand_ids([1, 9, 2, 9, 3], 9, [3, 1]) == [1, 9, 9, 9, 2, 9, 3]
+    with pytest.raises(AdapterError, match=r"2 visual placeholders .* for 1"):
+        expand_ids([1, 9, 2, 9, 3], 9, [3])
 
 
 def test_an_encoded_video_is_not_encoded_again_and_images_stay_pixels():

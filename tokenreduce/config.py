@@ -1,0 +1,264 @@
+"""The configuration of a comparison: from YAML to checked values, with all errors at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tokenreduce.names import suggestion
+from tokenreduce.problems import Path as Place
+from tokenreduce.problems import Report, build, shown, sweeps
+
+EMBEDDED_MODEL = "embedded"
+"""Name of the model that comes with the package."""
+
+EMBEDDED_BENCHMARK = "embedded"
+"""Name of the benchmark that comes with the package."""
+
+BASELINE = "keep_all"
+"""The reducer that every comparison is measured against, and the label of its row."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class PluginSettings(BaseModel):
+    """Which plugins to leave out, and whether a broken one ends the command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block: tuple[str, ...] = Field(
+        (), description="names of plugins, or of their distributions, not to import"
+    )
+    strict: bool = Field(False, description="whether a broken plugin is an error")
+
+
+class CommonSettings(BaseModel):
+    """The settings of a comparison besides its benchmark and its reducers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        EMBEDDED_MODEL,
+        description="'embedded', or the folder of a checkpoint, relative to the working directory",
+    )
+    frames: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="frames to sample from each video; null: as the benchmark says"
+    )
+    max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
+    dtype: Dtype = Field("float32", description="number format of weights and activations")
+    device: str = Field(
+        "auto",
+        description="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto': cuda where there is one, else cpu",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="seeds of the reducers' random choices, one pass for each"
+    )
+    positions: Literal["keep", "renumber", "mean"] = Field(
+        "keep",
+        description="position ids after a reduction: 'keep' the original ones, 'renumber' what a "
+        "layer holds from 0, or give a merged token the 'mean' of its members, rounded down",
+    )
+    plugins: PluginSettings = Field(PluginSettings(), description="third-party plugins")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("use auto, cpu, mps, cuda, or one of several as in cuda:1")
+        return device
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes that names in a configuration stand for, as the registry found them."""
+
+    reducers: Mapping[str, type[BaseModel]]
+    benchmarks: Mapping[str, type[BaseModel]]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareConfig:
+    """A checked configuration.
+
+    Attributes
+    ----------
+    settings
+        Everything besides benchmark and reducers.
+    benchmark
+        The benchmark with its settings.
+    reducers
+        Label to the reducers that are composed in order; a row of :data:`BASELINE` alone is
+        always there.
+    """
+
+    settings: CommonSettings
+    benchmark: BaseModel
+    reducers: Mapping[str, tuple[BaseModel, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration with every default written out, as it would stand in YAML."""
+        rows = {label: [written(stage) for stage in row] for label, row in self.reducers.items()}
+        return {
+            **self.settings.model_dump(mode="json"),
+            "benchmark": written(self.benchmark),
+            "reducers": {label: row[0] if len(row) == 1 else row for label, row in rows.items()},
+        }
+
+
+def written(stage: BaseModel) -> dict[str, Any]:
+    """Return a reducer or benchmark as it would stand in YAML, every setting written out."""
+    return {"use": getattr(stage, "name", ""), **stage.model_dump(mode="json")}
+
+
+def parse_config(data: Mapping[str, Any], classes: Classes, source: str) -> CompareConfig:
+    """Check a whole configuration.
+
+    Parameters
+    ----------
+    data
+        The mapping that was read, overrides applied.
+    classes
+        What the names in it stand for.
+    source
+        What to call it in an error, such as its file name.
+
+    Raises
+    ------
+    ConfigError
+        With everything that is wrong: a line each with its path, value and nearest valid name.
+    """
+    found = Report()
+    known = (*CommonSettings.model_fields, "benchmark", "reducers")
+    common = {key: value for key, value in data.items() if key not in ("benchmark", "reducers")}
+    settings = build(CommonSettings, common, (), found, known=known)
+    _check_model(data.get("model", EMBEDDED_MODEL), found)
+    benchmark = _benchmark(data.get("benchmark", EMBEDDED_BENCHMARK), classes, found)
+    reducers = _rows(data.get("reducers"), classes, found)
+    _without_sweeps(data, found).raise_if_any(source)
+    assert settings is not None
+    assert benchmark is not None
+    return CompareConfig(settings, benchmark, reducers)
+
+
+def parse_reducer(name: str, values: Mapping[str, Any], classes: Classes) -> BaseModel:
+    """Return the reducer ``name`` with the settings ``values``.
+
+    Raises
+    ------
+    ConfigError
+        With everything that is wrong with the name or the settings.
+    """
+    report = Report()
+    reducer = _stage({**values, "use": name}, (), "reducer", classes.reducers, report)
+    _without_sweeps(values, report).raise_if_any(f"the settings of the reducer '{name}'")
+    assert reducer is not None
+    return reducer
+
+
+def plugin_settings(data: Mapping[str, Any]) -> PluginSettings:
+    """Return the plugin settings before all else is checked: classes come from loaded plugins.
+
+    What is wrong with them is for :func:`parse_config` to say.
+    """
+    try:
+        return PluginSettings.model_validate(data.get("plugins", {}))
+    except ValidationError:
+        return PluginSettings()
+
+
+def _without_sweeps(data: Any, found: Report) -> Report:
+    report = Report()
+    swept = list(sweeps(data))
+    for path in swept:
+        report.add(path, "a sweep belongs to an ablation; compare takes one value here.")
+    for problem in found.problems:
+        # A sweep where a value should be is wrong in other ways too, which say nothing new.
+        if not any(problem.path[: len(path)] == path for path in swept):
+            report.add(problem.path, problem.message)
+    return report
+
+
+def _check_model(model: object, report: Report) -> None:
+    if isinstance(model, str) and model != EMBEDDED_MODEL and not Path(model).is_dir():
+        report.add(
+            ("model",),
+            f"{shown(model)} is neither '{EMBEDDED_MODEL}' nor a folder: give the folder of a "
+            "checkpoint that was downloaded.",
+        )
+
+
+def _benchmark(value: Any, classes: Classes, report: Report) -> BaseModel | None:
+    values = {"use": value} if isinstance(value, str) else value
+    return _stage(
+        values, ("benchmark",), "benchmark", classes.benchmarks, report, EMBEDDED_BENCHMARK
+    )
+
+
+def _rows(data: Any, classes: Classes, report: Report) -> dict[str, tuple[BaseModel, ...]]:
+    if not isinstance(data, dict) or not data:
+        report.add(
+            ("reducers",),
+            f"{shown(data)} is no mapping from labels to reducers: write at least one, such as "
+            "'vas: {ratio: 0.3}'.",
+        )
+        return {}
+    rows: dict[str, tuple[BaseModel, ...]] = {}
+    for label, value in data.items():
+        if isinstance(label, str):
+            rows[label] = tuple(_row(label, value, classes, report))
+        else:
+            report.add(("reducers", str(label)), f"the label {shown(label)} is no text: quote it.")
+    if BASELINE not in classes.reducers or any(_is_baseline(row) for row in rows.values()):
+        return rows
+    if rows.get(BASELINE):
+        report.add(("reducers", BASELINE), "this label is the baseline's: give the row another.")
+    return {BASELINE: (classes.reducers[BASELINE](),), **rows}
+
+
+def _row(label: str, value: Any, classes: Classes, report: Report) -> list[BaseModel]:
+    path = ("reducers", label)
+    if not isinstance(value, list):
+        stages = [_stage(value, path, "reducer", classes.reducers, report, label)]
+    elif not value:
+        report.add(path, "an empty list composes nothing: name at least one reducer.")
+        return []
+    else:
+        stages = [
+            _stage(entry, (*path, index), "reducer", classes.reducers, report)
+            for index, entry in enumerate(value)
+        ]
+    return [stage for stage in stages if stage is not None]
+
+
+def _stage(
+    value: Any,
+    path: Place,
+    kind: str,
+    classes: Mapping[str, type[BaseModel]],
+    report: Report,
+    default: str | None = None,
+) -> BaseModel | None:
+    values = {} if value is None else value
+    if not isinstance(values, dict):
+        report.add(path, f"{shown(value)} is no mapping of settings: write {{use: NAME, ...}}.")
+        return None
+    name = values.get("use", default)
+    if name is None:
+        report.add(path, f"{shown(value)} names no {kind}: write {{use: NAME, ...}}.")
+        return None
+    cls = classes.get(name) if isinstance(name, str) else None
+    if cls is None:
+        where = (*path, "use") if "use" in values else path
+        report.add(where, f"no {kind} is called {shown(name)}: {suggestion(name, classes)}")
+        return None
+    settings = {str(key): setting for key, setting in values.items() if key != "use"}
+    return build(cls, settings, path, report)
+
+
+def _is_baseline(row: tuple[BaseModel, ...]) -> bool:
+    return len(row) == 1 and getattr(row[0], "name", None) == BASELINE

@@ -1,0 +1,229 @@
+"""Load a model, encode a video once, and ask about it under any reducers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenreduce.config import EMBEDDED_MODEL
+from tokenreduce.errors import AdapterError, ConfigError
+from tokenreduce.names import suggestion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenreduce.adapter import Checkpoint, ModelAdapter
+    from tokenreduce.reducer import Reducer
+    from tokenreduce.session import Session
+    from tokenreduce.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, ready to be asked, with the adapter of its family.
+
+    Attributes
+    ----------
+    name
+        What the user calls it.
+    adapter, checkpoint
+        The family's adapter, and what it loaded.
+    device
+        Where the model is.
+    positions
+        What becomes of position ids under reduction; see :func:`tokenreduce.reduce`.
+    """
+
+    name: str
+    adapter: ModelAdapter
+    checkpoint: Checkpoint
+    device: str
+    positions: str = "keep"
+
+    def session(self, reducers: Sequence[Reducer], seed: int = 0) -> Session:
+        """Return a session of ``reducers`` on the model, not yet attached."""
+        from tokenreduce.session import Session
+
+        model = self.checkpoint.model
+        return Session(model, self.adapter, reducers, seed=seed, positions=self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said, and the trace of its prefill."""
+
+    text: str
+    trace: Trace
+
+
+def pick_device(name: str) -> str:
+    """Return the device that ``name`` means; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If this machine, or this build of torch, does not have the device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # how torch says so depends on its build
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device '{name}' cannot be used here ({said}): give 'auto' or 'cpu'."
+        ) from error
+    return name
+
+
+def load_model(
+    name: str,
+    adapters: Mapping[str, type[ModelAdapter]],
+    *,
+    dtype: str,
+    device: str,
+    positions: str = "keep",
+) -> Loaded:
+    """Load the embedded model or a checkpoint directory with the adapter that claims it.
+
+    Parameters
+    ----------
+    name
+        ``embedded``, or a directory with a ``config.json``.
+    adapters
+        Adapter classes by name.
+    dtype, device
+        Of weights and activations; see :class:`tokenreduce.config.CommonSettings`.
+    positions
+        What becomes of position ids under reduction.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such checkpoint.
+    AdapterError
+        If no adapter claims its ``model_type``, or it cannot be loaded.
+    """
+    directory = _directory(name)
+    file = directory / "config.json"
+    try:
+        model_type = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except OSError as error:
+        raise ConfigError(
+            f"model '{name}' is no checkpoint directory: '{file}' cannot be read "
+            f"({error.strerror}); give 'embedded' or a directory that holds a config.json."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"'{file}' is no model configuration: it has no model_type.") from error
+    claiming = [cls for cls in adapters.values() if model_type in cls.model_types]
+    if not claiming:
+        types = sorted(t for cls in adapters.values() for t in cls.model_types)
+        raise AdapterError(
+            f"no adapter claims the model_type '{model_type}' of '{name}': "
+            f"{suggestion(model_type, types)}"
+        )
+    adapter, where = claiming[0](), pick_device(device)
+    checkpoint = adapter.load(directory, dtype=dtype, device=where)
+    known = name if name == EMBEDDED_MODEL else checkpoint.name
+    return Loaded(known, adapter, checkpoint, where, positions)
+
+
+class EncodedVideo:
+    """One video for one model: the vision tower runs at the first question only.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    frames
+        ``[frames, height, width, 3]`` uint8 RGB.
+    """
+
+    def __init__(self, loaded: Loaded, frames: Tensor) -> None:
+        self._loaded, self._frames = loaded, frames
+        self._features: dict[str, Any] | None = None
+        self._replaced: frozenset[str] = frozenset()
+
+    def inputs(self, question: str) -> dict[str, Any]:
+        """Return the inputs of ``generate`` for one question, on the model's device."""
+        import torch
+
+        model = self._loaded.checkpoint.model
+        raw = self._loaded.checkpoint.processor.video_inputs(self._frames, question)
+        dtype = next(model.parameters()).dtype
+        raw = {
+            name: value.to(self._loaded.device, dtype if value.is_floating_point() else None)
+            for name, value in raw.items()
+        }
+        if self._features is not None:
+            return {k: v for k, v in raw.items() if k not in self._replaced} | self._features
+        with torch.no_grad():
+            encoded = self._loaded.adapter.encode_video(model, raw)
+        added = {name: value for name, value in encoded.items() if name not in raw}
+        # What an adapter adds are features of the video, unless it has spliced in the words.
+        if added and "inputs_embeds" not in added:
+            self._features, self._replaced = added, frozenset(raw.keys() - encoded.keys())
+        return encoded
+
+
+def answer(
+    loaded: Loaded,
+    inputs: Mapping[str, Any],
+    reducers: Sequence[Reducer],
+    *,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+) -> Answer:
+    """Let the model answer greedily under ``reducers``.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    inputs
+        From :meth:`EncodedVideo.inputs`.
+    reducers
+        Composed in order; none leaves the model as it is.
+    seed
+        Of the reducers' random choices.
+    max_new_tokens
+        Longest answer.
+    """
+    with loaded.session(reducers, seed).attached() as run:
+        tokens = _generate(loaded, inputs, max_new_tokens)
+        prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        text = loaded.checkpoint.processor.decode(tokens[0, prompt:])
+        return Answer(text.strip(), run.trace)
+
+
+def first_token(
+    loaded: Loaded, inputs: Mapping[str, Any], reducers: Sequence[Reducer], *, seed: int = 0
+) -> Callable[[], None]:
+    """Return a call that makes one token under ``reducers``, to be timed or watched."""
+
+    def call() -> None:
+        with loaded.session(reducers, seed).attached():
+            _generate(loaded, inputs, 1)
+
+    return call
+
+
+def _generate(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int) -> Tensor:
+    model: Any = loaded.checkpoint.model
+    tokens: Tensor = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+    )
+    return tokens
+
+
+def _directory(name: str) -> Path:
+    if name != EMBEDDED_MODEL:
+        return Path(name)
+    from tokenreduce.embedded import MODEL_DIR
+
+    return MODEL_DIR

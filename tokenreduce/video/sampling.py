@@ -1,0 +1,79 @@
+"""Which frames of a video to look at: named rules, in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from tokenreduce.errors import ConfigError
+
+
+def uniform(total: int, frames: int) -> list[int]:
+    """Middle frame of each of `frames` equal segments; all frames where `frames == total`.
+
+    The rule of TSN-style loaders (`OpenGVLab/Ask-Anything: get_index`). `magic-research/PLLaVA:
+    tasks/eval/eval_utils.py` takes its segments up to the last index instead of the frame count.
+    """
+    return [total * (2 * i + 1) // (2 * frames) for i in range(frames)]
+
+
+def linspace(total: int, frames: int) -> list[int]:
+    """`linspace(0, total - 1, frames)` cut to integers: first and last frame included.
+
+    The rule of `EvolvingLMMs-Lab/LongVA` and `LLaVA-VL/LLaVA-NeXT`.
+    """
+    return [(total - 1) * i // max(1, frames - 1) for i in range(frames)]
+
+
+def every(total: int, frames: int) -> list[int]:
+    """Every frame of the file; `frames` is not used."""
+    return list(range(total))
+
+
+SAMPLING: dict[str, Callable[[int, int], list[int]]] = {
+    "uniform": uniform,
+    "linspace": linspace,
+    "all": every,
+}
+
+
+def sample_indices(sampling: str, total: int, frames: int, rate: Fraction) -> list[int]:
+    """Frame numbers that a named rule picks; they repeat where the clip is shorter than asked.
+
+    Parameters
+    ----------
+    sampling : str
+        A key of `SAMPLING`, or `fps:X`: X frames per second from the first one on, falling back to
+        `linspace` where that is more than `frames` (`LLaVA-VL/LLaVA-NeXT: load_video`).
+    total : int
+        Frames in the file.
+    frames : int
+        Frames to pick.
+    rate : Fraction
+        Frames per second of the file.
+
+    Raises
+    ------
+    ConfigError
+        Unknown rule, or `frames` below 1.
+    """
+    if frames < 1:
+        raise ConfigError(f"frames={frames} asks for no frame; give 1 or more.")
+    if sampling in SAMPLING:
+        return SAMPLING[sampling](total, frames)
+    step = rate / _fps_value(sampling)
+    picked = [int(step * i) for i in range(frames + 1) if int(step * i) < total] if step else [0]
+    return picked if len(picked) <= frames else linspace(total, frames)
+
+
+def _fps_value(sampling: str) -> Fraction:
+    """X of `fps:X`."""
+    known = ", ".join([*SAMPLING, "fps:X"])
+    prefix, _, value = sampling.partition(":")
+    try:
+        fps = Fraction(value) if prefix == "fps" else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        fps = Fraction(0)
+    if fps <= 0:
+        raise ConfigError(f"sampling={sampling!r} is not a sampling rule; known are {known}.")
+    return fps
