@@ -15,8 +15,9 @@ class Event(BaseModel):
     ----------
     layer
         Index of the layer after which it happened; -1: before the first.
-    reducer
-        Name of the reducer that decided.
+    reducer, stage
+        Name of the reducer that decided, and its place among the run's reducers, from 0: one name
+        may stand in a list twice.
     sample
         Row of the batch.
     before, after
@@ -41,6 +42,7 @@ class Event(BaseModel):
 
     layer: int
     reducer: str
+    stage: int
     sample: int
     before: int
     after: int

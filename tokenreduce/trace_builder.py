@@ -104,6 +104,7 @@ def _event(finished: Finished, record: Record, cells: dict[int, Cell]) -> Event:
     return Event(
         layer=record.layer,
         reducer=finished.names[record.stage],
+        stage=record.stage,
         sample=record.sample,
         before=record.before,
         after=len(columns),

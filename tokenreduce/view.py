@@ -80,6 +80,29 @@ class View(ABC):
         """Return the number of surviving visual tokens."""
         return int(self.index.numel())
 
+    @property
+    def cell(self) -> Tensor:
+        """``[n]`` int64: one number for each (item, row, column), whatever the frame."""
+        import torch
+
+        place = torch.stack([self.item, self.row, self.column], dim=1)
+        return torch.unique(place, dim=0, return_inverse=True)[1]
+
+    @property
+    def earlier(self) -> Tensor:
+        """``[n]`` int64: the last surviving token of the same cell in an earlier frame.
+
+        An index into the view's tokens; -1 for the first token of a cell.
+        """
+        import torch
+
+        cell = self.cell
+        order = cell.argsort(stable=True)  # cell by cell, in chronological order
+        again = cell[order[:-1]] == cell[order[1:]]
+        earlier = torch.full_like(cell, -1)
+        earlier[order[1:][again]] = order[:-1][again]
+        return earlier
+
     @abstractmethod
     def attention(
         self,

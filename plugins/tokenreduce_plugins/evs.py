@@ -84,11 +84,8 @@ def _change(view: View) -> Tensor:
     import torch
 
     hidden = torch.nn.functional.normalize(view.hidden.float(), dim=-1)  # [n, dim]
-    cell = torch.stack([view.item, view.row, view.column], dim=1)
-    line = torch.unique(cell.to(hidden.device), dim=0, return_inverse=True)[1]  # [n]
-    order = line.argsort(stable=True)  # cell by cell, in chronological order
-    again = line[order[:-1]] == line[order[1:]]
-    before, after = order[:-1][again], order[1:][again]
+    earlier = view.earlier.to(hidden.device)
     change = torch.full((len(view),), NEW, device=hidden.device)
-    change[after] = 1 - (hidden[before] * hidden[after]).sum(dim=-1)
+    again = earlier >= 0
+    change[again] = 1 - (hidden[earlier[again]] * hidden[again]).sum(dim=-1)
     return change

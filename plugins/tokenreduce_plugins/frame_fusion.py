@@ -112,14 +112,15 @@ class FrameFusion(Reducer):
         """Average every run of similar tokens of a cell into the token that it repeats."""
         import torch
 
-        line, cosine = _repeats(view)
+        cosine = _similarity(view)
+        cell = view.cell.to(cosine.device)
         similar = cosine > self.threshold
         surplus, note = len(view) - room, MERGED
         if int(similar.sum()) >= surplus:
             similar = torch.zeros_like(similar)
             similar[cosine.argsort(descending=True, stable=True)[:surplus]] = True
             note = FILLED
-        order = line.argsort(stable=True)  # cell by cell, in chronological order
+        order = cell.argsort(stable=True)  # cell by cell, in chronological order
         place = torch.arange(len(order), device=order.device)
         start = place.masked_fill(similar[order], 0).cummax(0).values  # where a run begins
         label = torch.empty_like(order)
@@ -133,16 +134,13 @@ def _prune(view: View, room: int) -> Plan:
     return Plan.keep(best, len(view), scores=scores, note=PRUNED)
 
 
-def _repeats(view: View) -> tuple[Tensor, Tensor]:
-    """Return ``[n]`` each token's cell, and its cosine to it a frame earlier; -2 for the first."""
+def _similarity(view: View) -> Tensor:
+    """Return ``[n]`` cosines to the same cell a frame earlier; -2 for the first of a cell."""
     import torch
 
     hidden = torch.nn.functional.normalize(view.hidden.float(), dim=-1)  # [n, dim]
-    cell = torch.stack([view.item, view.row, view.column], dim=1)
-    line = torch.unique(cell.to(hidden.device), dim=0, return_inverse=True)[1]
-    order = line.argsort(stable=True)
-    again = line[order[:-1]] == line[order[1:]]
-    before, after = order[:-1][again], order[1:][again]
+    earlier = view.earlier.to(hidden.device)
     cosine = torch.full((len(view),), -2.0, device=hidden.device)
-    cosine[after] = (hidden[before] * hidden[after]).sum(dim=-1)
-    return line, cosine
+    again = earlier >= 0
+    cosine[again] = (hidden[earlier[again]] * hidden[again]).sum(dim=-1)
+    return cosine

@@ -351,6 +351,11 @@ def test_trace_tells_cells_counts_and_costs_and_goes_to_json_and_back():
         (1, 8, 4),
         (3, 4, 2),
     ]
+    assert [(e.reducer, e.stage) for e in trace.events] == [
+        ("scripted", 0),
+        ("scripted", 1),
+        ("scripted", 1),
+    ]
     assert trace.events[0].kept[:3] == ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0))
     assert trace.events[2].kept == ((0, 0, 0, 0), (0, 2, 0, 0))
     assert trace.events[2].positions == (3, 11)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 import tokenreduce
 from tokenreduce import Plan, Reducer, View
-from tokenreduce.testing.tiny import VIDEO, ragged, single, tiny_onevision
+from tokenreduce.testing.tiny import VIDEO, batch, ragged, single, tiny_onevision, video_ids
 
 
 class Reader(Reducer):
@@ -53,3 +53,32 @@ def test_visual_embeddings_are_those_of_all_original_tokens_after_any_layer(inpu
         assert torch.equal(embeddings, original)
         assert (left == total) == (layer == -1)
         assert torch.equal(hidden, original) == (layer == -1)
+
+
+def test_cells_and_earlier_tokens_by_hand():
+    """Over a hole in the second frame, the third frame's token looks back to the first."""
+
+    class Look(Reducer):
+        name = "look"
+        seen: list[Any] = Field(default_factory=list)
+
+        def acts_after(self, num_layers: int) -> tuple[int, ...]:
+            return (0, 1)
+
+        def plan(self, view: View) -> Plan | None:
+            self.seen.append((view.cell.tolist(), view.earlier.tolist()))
+            if view.layer:
+                return None
+            return Plan.where(torch.tensor([j != 5 for j in range(len(view))]))
+
+    look = Look(seen=[])
+    inputs = batch([[1, *video_ids(3), 2, *video_ids(3), 5]], 2, 3)
+    tiny = tiny_onevision()
+    with torch.no_grad(), tokenreduce.reduce(tiny, look):
+        tiny(**inputs)
+    cell, earlier = look.seen[0]
+    assert cell == [0, 1, 2, 3] * 3 + [4, 5, 6, 7] * 3
+    assert earlier == [-1] * 4 + list(range(8)) + [-1] * 4 + list(range(12, 20))
+    _, earlier = look.seen[1]
+    # Token 5 (frame 1, cell 1) is gone: the one after it, now token 8, follows token 1.
+    assert earlier[:11] == [-1, -1, -1, -1, 0, 2, 3, 4, 1, 5, 6]
