@@ -63,7 +63,7 @@ class SampleView(View):
         layer: Literal["this", "next"] = "this",
     ) -> Tensor:
         """See :meth:`tokenreduce.view.View.attention`."""
-        asked = rows if isinstance(rows, str) else tuple(int(row) for row in rows)
+        asked = rows if isinstance(rows, str) else self._checked(rows)
         if layer == "next":
             self._require(self._needs.next_layer, "next_layer=True")
             if self.layer + 1 >= self.num_layers:
@@ -75,6 +75,17 @@ class SampleView(View):
         if heads == "each":
             return per_head
         return per_head.mean(0) if heads == "mean" else per_head.sum(0)
+
+    def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Return row indices that there are."""
+        count = int(self._prefill.text_columns(self._sample).numel())
+        chosen = tuple(int(row) for row in rows)
+        if not chosen or not all(0 <= row < count for row in chosen):
+            raise ReducerError(
+                f"reducer '{self._name}' asks for the text rows {list(chosen)}, but there are "
+                f"{count}: name at least one from 0 to {count - 1}."
+            )
+        return chosen
 
     def _history(self, rows: Rows | tuple[int, ...], back: int) -> Tensor:
         needs = self._needs

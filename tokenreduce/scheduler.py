@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
     Raises
     ------
     ConfigError
-        If a layer lies outside the model or before ``first_layer``.
+        If a layer is before ``first_layer``, the last one, or outside the model.
     """
     resolved = []
     for reducer in reducers:
@@ -68,14 +68,28 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
         except ConfigError as error:
             said = str(error).removeprefix(f"{reducer.name}: ")
             raise ConfigError(f"reducer '{reducer.name}' on this model: {said}") from None
-        wrong = sorted(k for k in layers if not first_layer <= k < num_layers)
+        # After the last layer nothing is left to compute or to cache.
+        wrong = sorted(k for k in layers if not first_layer <= k < num_layers - 1)
         if wrong:
             raise ConfigError(
                 f"reducer '{reducer.name}' asks to act after layer {wrong[0]}, but on this model "
-                f"tokens can be reduced after layers {first_layer} to {num_layers - 1} only."
+                f"tokens can be reduced after layers {first_layer} to {num_layers - 2} only."
             )
         resolved.append(Stage(reducer, layers, reducer.needs()))
     return tuple(resolved)
+
+
+class Surroundings(Protocol):
+    """What a prefill asks of the forward that it is part of."""
+
+    def earlier(self, layer: int) -> Tensor:
+        """Return ``[batch, past]`` bool: keys that a layer holds already, false at padding."""
+
+    def earlier_keys(self, layer: int) -> Tensor | None:
+        """Return ``[batch, key_heads, past, head_dim]``: those keys; None if there are none."""
+
+    def rope_at(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin ``[batch, left, head_dim]`` as ``layer`` would be given them."""
 
 
 @dataclass(slots=True)
@@ -102,6 +116,8 @@ class Prefill:
         The run's seed.
     probe
         Where queries and keys arrive.
+    surroundings
+        The forward that this is part of.
     offset
         Tokens of earlier turns on the same cache; original positions count them.
     """
@@ -115,6 +131,7 @@ class Prefill:
     rope: tuple[Tensor, Tensor]
     seed: int
     probe: Probe
+    surroundings: Surroundings
     offset: int = 0
     records: list[Record] = field(default_factory=list)
     seen: dict[int, Tokens] = field(default_factory=dict)
@@ -224,7 +241,8 @@ class Prefill:
         if not capture:
             return None
         rows = [self.tokens.rows_of(b, self.text_columns(b)) for b in range(self.layout.batch)]
-        return Want(layer, rows, self.tokens.index, everything)
+        earlier = self.surroundings.earlier(layer)
+        return Want(layer, self.layers[layer], rows, self.tokens.index, everything, earlier)
 
     def _forget(self, layer: int) -> None:
         """Let go of layers that no reducer can look back to."""
@@ -253,51 +271,49 @@ class Prefill:
         elif rows != "text":
             chosen = torch.tensor(rows, device=query.device)
             query, asked = query.index_select(1, chosen), asked[chosen]
-        return self._weights(
-            query, capture.key[sample], index, asked, capture.scaling, capture.past
-        )
-
-    def _weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        index: Tensor,
-        asked: Tensor,
-        scaling: float,
-        past: int,
-    ) -> Tensor:
-        """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
-        alive = index >= 0
-
-        def visible(part: slice) -> Tensor:
-            now = alive & (index <= asked[part, None])
-            earlier = torch.ones(now.shape[0], past, dtype=torch.bool, device=now.device)
-            return torch.cat([earlier, now], dim=1)
-
-        return received(query, key, visible, scaling)[:, past:]
+        earlier = capture.earlier[sample].to(index.device)
+        return _weights(query, capture.key[sample], index, asked, capture.scaling, earlier)
 
     def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
         """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""
-        index = self.tokens.index[sample]
+        index = self.tokens.index[sample].to(hidden.device)
         alive = (index >= 0).nonzero().squeeze(1)
-        cos, sin = self.rope_left()
-        with torch.no_grad():
-            query, key, scaling = self.probe.peek(
-                self.layers[layer],
-                hidden[sample : sample + 1, alive],
-                (cos[sample : sample + 1, alive], sin[sample : sample + 1, alive]),
-            )
+        cos, sin = (
+            part.expand(hidden.shape[0], -1, -1).to(hidden.device)[sample : sample + 1, alive]
+            for part in self.surroundings.rope_at(layer, hidden)
+        )
+        query, key, scaling = self.probe.peek(
+            self.layers[layer], hidden[sample : sample + 1, alive], (cos, sin)
+        )
+        keys, held = key[0], self.surroundings.earlier_keys(layer)
+        if held is not None:
+            keys = torch.cat([held[sample].to(keys.device), keys], dim=1)
         columns = index[alive]
-        asked = columns if rows == "all" else self.text_columns(sample)
+        asked = columns if rows == "all" else self.text_columns(sample).to(columns.device)
         if rows == "last":
             asked = asked[-1:]
         elif rows not in ("text", "all"):
             asked = asked[torch.tensor(rows, device=asked.device)]
         where = torch.searchsorted(columns, asked)  # ascending: padding has been left out
-        weights = self._weights(query[0].index_select(1, where), key[0], columns, asked, scaling, 0)
+        earlier = self.surroundings.earlier(layer)[sample].to(hidden.device)
+        asking = query[0].index_select(1, where)
+        weights = _weights(asking, keys, columns, asked, scaling, earlier)
         full = torch.zeros(weights.shape[0], index.numel(), device=weights.device)
         full[:, alive] = weights
         return full
+
+
+def _weights(
+    query: Tensor, key: Tensor, index: Tensor, asked: Tensor, scaling: float, earlier: Tensor
+) -> Tensor:
+    """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
+    alive = index >= 0
+
+    def visible(part: slice) -> Tensor:
+        now = alive & (index <= asked[part, None])
+        return torch.cat([earlier.expand(now.shape[0], -1), now], dim=1)
+
+    return received(query, key, visible, scaling)[:, earlier.numel() :]
 
 
 def _plan(reducer: Reducer, view: View, sample: int) -> Plan | None:

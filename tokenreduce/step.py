@@ -12,9 +12,9 @@ from tokenreduce.cache import Held, ReducedCache
 from tokenreduce.errors import AdapterError
 from tokenreduce.masks import layer_mask
 from tokenreduce.positions import Policy, Rotary, averaged, renumbered
-from tokenreduce.scheduler import Prefill
+from tokenreduce.scheduler import Prefill, Surroundings
 
-MakePrefill = Callable[[Tensor, tuple[Tensor, Tensor]], Prefill]
+MakePrefill = Callable[[Tensor, tuple[Tensor, Tensor], Surroundings], Prefill]
 
 
 class Step:
@@ -94,7 +94,7 @@ class Step:
         """
         if layer == 0 and self.make_prefill is not None:
             rope = _require_rope(kwargs, hidden)
-            self.prefill = self.make_prefill(hidden, rope)
+            self.prefill = self.make_prefill(hidden, rope, self)
             self._ids = kwargs.get("position_ids")
         prefill = self.prefill
         if prefill is not None:
@@ -113,6 +113,25 @@ class Step:
             # are in the rotary embeddings already.
             changed["position_ids"] = None
         return hidden, changed
+
+    def earlier(self, layer: int) -> Tensor:
+        """See :meth:`tokenreduce.scheduler.Surroundings.earlier`."""
+        held = self.cache.held[layer] if self.cache else None
+        positions = self.full[:, : self.past] if held is None else held.positions
+        return positions >= 0
+
+    def earlier_keys(self, layer: int) -> Tensor | None:
+        """See :meth:`tokenreduce.scheduler.Surroundings.earlier_keys`."""
+        return self.cache.layers[layer].keys if self.cache is not None and self.past else None
+
+    def rope_at(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`tokenreduce.scheduler.Surroundings.rope_at`."""
+        prefill = self.prefill
+        assert prefill is not None
+        earlier = self.cache.held[layer] if self.cache else None
+        if earlier is None and prefill.tokens.untouched:
+            return prefill.rope
+        return self._rope_of(self._keys(earlier, self._current()), hidden)
 
     def _rope_of(self, keys: Held, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of the tokens that are left at a layer that holds ``keys``."""

@@ -38,7 +38,8 @@ class Event(BaseModel):
         whole batch.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # Scores may be infinite, which plain JSON numbers cannot be.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     layer: int
     reducer: str
@@ -96,7 +97,7 @@ class Trace(BaseModel):
         How the layout came about, if that is worth knowing.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     num_layers: int
     visual_tokens: tuple[int, ...]

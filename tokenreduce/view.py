@@ -86,7 +86,8 @@ class View(ABC):
         import torch
 
         place = torch.stack([self.item, self.row, self.column], dim=1)
-        return torch.unique(place, dim=0, return_inverse=True)[1]
+        numbers: Tensor = torch.unique(place, dim=0, return_inverse=True)[1]
+        return numbers
 
     @property
     def earlier(self) -> Tensor:

@@ -24,7 +24,7 @@ class Spy(Reducer):
     drop_at: tuple[int, ...] = ()
 
     def acts_after(self, num_layers: int) -> tuple[int, ...]:
-        return tuple(range(num_layers))
+        return tuple(range(num_layers - 1))  # nothing is left to do after the last
 
     def needs(self) -> Needs:
         return Needs(frozenset({"text", "last", "all"}), history=2, keys=True, next_layer=True)
