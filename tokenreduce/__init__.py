@@ -14,12 +14,12 @@ from tokenreduce.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from tokenreduce.adapter import ModelAdapter
+    from tokenreduce.api import reduce
     from tokenreduce.benchmark import Benchmark
     from tokenreduce.errors import TokenReduceError
     from tokenreduce.layout import Layout
     from tokenreduce.plan import Plan
     from tokenreduce.reducer import Reducer, ScoringReducer
-    from tokenreduce.session import reduce
     from tokenreduce.trace import Trace
     from tokenreduce.view import View
 
@@ -47,7 +47,7 @@ _HOMES = {
     "TokenReduceError": "errors",
     "Trace": "trace",
     "View": "view",
-    "reduce": "session",
+    "reduce": "api",
 }
 
 

@@ -37,15 +37,20 @@ class Capture:
         summed over all query rows; None unless a reducer asked for all rows.
     scaling
         Factor of the scores.
-    past
-        Keys from earlier turns.
+    earlier
+        ``[batch, past]`` bool: keys from earlier turns, false at padding.
     """
 
     rows: list[Tensor]
     key: Tensor
     everything: list[Tensor] | None
     scaling: float
-    past: int
+    earlier: Tensor
+
+    @property
+    def past(self) -> int:
+        """Keys from earlier turns."""
+        return int(self.earlier.shape[1])
 
 
 def received(
@@ -76,8 +81,9 @@ def received(
     step = max(1, width // 16)
     for start in range(0, rows, step):
         chunk = query[:, start : start + step]
-        grouped = chunk.reshape(key_heads, -1, width)
-        scores = (grouped @ key.transpose(1, 2)).mul_(scaling).view(heads, chunk.shape[1], keys)
+        # Scaled before the product, as fused kernels do: in float16 the product may overflow.
+        grouped = (chunk * scaling).reshape(key_heads, -1, width)
+        scores = (grouped @ key.transpose(1, 2)).view(heads, chunk.shape[1], keys)
         if visible is not None:
             hidden = ~visible(slice(start, start + chunk.shape[1]))
             scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
@@ -102,6 +108,7 @@ class Probe:
         self._peeked: list[tuple[Tensor, Tensor, float]] = []
         self._peeking = False
 
+    @torch.no_grad()
     def peek(self, layer: nn.Module, hidden: Tensor, rope: Any) -> tuple[Tensor, Tensor, float]:
         """Return queries, keys and scaling that ``layer`` would make of ``hidden``.
 
@@ -134,6 +141,7 @@ class Probe:
             )
         return self._peeked[0]
 
+    @torch.no_grad()
     def saw(self, module: nn.Module, query: Tensor, key: Tensor, scaling: float | None) -> None:
         """Take what is wanted of one attention call."""
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -141,19 +149,19 @@ class Probe:
             self._peeked = [(query, key, scale)]
             raise _PeekDoneError
         want = self.want
-        if want is None or getattr(module, "layer_idx", None) != want.layer:
+        if want is None or all(module is not part for part in want.owner.children()):
             return
         self.want = None
         device = query.device
         rows = [query[b].index_select(1, cols.to(device)) for b, cols in enumerate(want.rows)]
-        past = key.shape[2] - query.shape[2]
+        earlier = want.earlier.to(device)
         everything = None
         if want.everything:
             everything = [
-                received_by_all(query[b], key[b], want.positions[b].to(device), scale, past)
+                received_by_all(query[b], key[b], want.positions[b].to(device), scale, earlier[b])
                 for b in range(query.shape[0])
             ]
-        self.captures[want.layer] = Capture(rows, key, everything, scale, past)
+        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,24 +170,28 @@ class Want:
 
     Attributes
     ----------
-    layer
-        Its index.
+    layer, owner
+        Its index, and the layer itself.
     rows
         Per sample ``[rows]`` int64: columns of the text rows among the forward's tokens.
     positions
         ``[batch, tokens]`` int64 original positions of the forward's tokens, -1 at padding.
     everything
         Whether the weight received from all rows is wanted.
+    earlier
+        ``[batch, past]`` bool: keys that the layer holds already, false at padding.
     """
 
     layer: int
+    owner: nn.Module
     rows: list[Tensor]
     positions: Tensor
     everything: bool
+    earlier: Tensor
 
 
 def received_by_all(
-    query: Tensor, key: Tensor, positions: Tensor, scaling: float, past: int
+    query: Tensor, key: Tensor, positions: Tensor, scaling: float, earlier: Tensor
 ) -> Tensor:
     """Return the weight each of a forward's tokens receives from all of its rows.
 
@@ -193,8 +205,8 @@ def received_by_all(
         ``[tokens]`` int64, -1 at padding, which neither asks nor is asked.
     scaling
         Factor of the scores.
-    past
-        Keys before the forward's first token.
+    earlier
+        ``[past]`` bool: keys before the forward's first token, false at padding.
 
     Returns
     -------
@@ -202,9 +214,11 @@ def received_by_all(
         ``[heads, tokens]`` float32.
     """
     alive = (positions >= 0).nonzero().squeeze(1)
-    columns = torch.cat([torch.arange(past, device=key.device), alive + past])
+    before = earlier.nonzero().squeeze(1)
+    columns = torch.cat([before, alive + earlier.numel()])
+    past = before.numel()
     alive_query, alive_key = query, key
-    if alive.numel() < positions.numel():
+    if columns.numel() < key.shape[1]:
         alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
     order = torch.arange(alive_key.shape[1], device=key.device)
 
@@ -254,7 +268,8 @@ def wrapped_attention(config: Any, probe: Probe) -> Iterator[None]:
     try:
         yield
     finally:
-        config._attn_implementation = current
+        if config._attn_implementation == name:  # a change made meanwhile is the user's
+            config._attn_implementation = current
         # Registering writes a class-wide mapping, and there is no call that takes a name back.
         AttentionInterface._global_mapping.pop(name, None)
         AttentionMaskInterface._global_mapping.pop(name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,20 +46,37 @@ class ReducedCache(DynamicCache):
     ``generate`` derives positions and masks from the cache's length, so the length reported is that
     of the sequence as the caller knows it; what each layer really holds is in :attr:`held`.
 
-    Parameters
+    Attributes
     ----------
-    config
-        The decoder's configuration.
     alive
         Tells whether the session that made the cache is still open.
+    length
+        Logical length: all tokens seen, dropped ones included.
+    held
+        Per layer what it holds; None: every position, and the model's own mask is right for it.
     """
 
-    def __init__(self, config: Any, alive: Callable[[], bool]) -> None:
-        super().__init__(config=config)
-        self.alive = alive
-        self.length = 0
-        # None: the layer holds every position, and the model's own mask is right for it.
-        self.held: list[Held | None] = [None] * config.num_hidden_layers
+    alive: Callable[[], bool]
+    length: int
+    held: list[Held | None]
+
+    @classmethod
+    def adopt(cls, cache: DynamicCache, layers: int, alive: Callable[[], bool]) -> ReducedCache:
+        """Make an empty dynamic cache one of these, in place: its owner goes on holding it.
+
+        Parameters
+        ----------
+        cache
+            Empty.
+        layers
+            Decoder layers.
+        alive
+            Tells whether the session is still open.
+        """
+        cache.__class__ = cls
+        adopted = cast("ReducedCache", cache)
+        adopted.alive, adopted.length, adopted.held = alive, 0, [None] * layers
+        return adopted
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values to one layer.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from tokenreduce.cli_new_plugin import new_plugin_command
 from tokenreduce.console import (
     INTERRUPTED,
     WORK_FAILED,
@@ -159,6 +160,9 @@ def run_clip(
     ] = "uniform",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    positions: Annotated[
+        str, typer.Option(help="Position ids after a reduction: keep, renumber or mean.")
+    ] = "keep",
     seed: Annotated[int, typer.Option(min=0, help="Of the reducer's random choices.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON document.")] = False,
@@ -176,7 +180,8 @@ def run_clip(
     from tokenreduce.problems import Report, build
 
     report = Report()
-    build(CommonSettings, {"dtype": dtype, "device": device}, (), report)
+    given = {"dtype": dtype, "device": device, "positions": positions}
+    build(CommonSettings, given, (), report)
     report.raise_if_any("the options of `run`")
     manager = ctx.obj.load()
     values = apply_overrides({}, overrides or [])
@@ -190,7 +195,9 @@ def run_clip(
 
     # The file first: a wrong one is told before any weight is read.
     video = load_video(clip, frames or DEFAULT_FRAMES, sampling)
-    loaded = load_model(model, manager.registry.adapters, dtype=dtype, device=device)
+    loaded = load_model(
+        model, manager.registry.adapters, dtype=dtype, device=device, positions=positions
+    )
     answer = answer_clip(
         loaded,
         video,
@@ -284,6 +291,9 @@ def show_config(
     from tokenreduce.config_schema import json_schema
 
     typer.echo(json.dumps(json_schema(class_names(ctx.obj.load())), indent=2))
+
+
+app.command("new-plugin")(new_plugin_command)
 
 
 def _shipped() -> Traversable:

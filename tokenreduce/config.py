@@ -58,8 +58,10 @@ class CommonSettings(BaseModel):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="seeds of the reducers' random choices, one pass for each"
     )
-    positions: Literal["keep"] = Field(
-        "keep", description="position ids after a reduction: 'keep' the original ones"
+    positions: Literal["keep", "renumber", "mean"] = Field(
+        "keep",
+        description="position ids after a reduction: 'keep' the original ones, 'renumber' what a "
+        "layer holds from 0, or give a merged token the 'mean' of its members, rounded down",
     )
     plugins: PluginSettings = Field(PluginSettings(), description="third-party plugins")
 

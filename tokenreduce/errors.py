@@ -37,3 +37,7 @@ class CacheError(TokenReduceError):
 
 class VideoError(TokenReduceError):
     """A video file cannot be opened, holds no video, or gives no frame."""
+
+
+class ConformanceError(TokenReduceError, AssertionError):
+    """A reducer, adapter or benchmark does not keep to what its interface promises."""

@@ -116,6 +116,12 @@ def check_forward(kwargs: dict[str, Any], mask: Any, past: int, count: int) -> N
             "labels are refused under reduction: dropped tokens have no logits to compare them "
             "with."
         )
+    if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        raise UnsupportedError(
+            "logits_to_keep as a tensor of positions is refused under reduction: rows are not at "
+            "their positions any more. Give a number of last rows, or take what "
+            "run.logit_positions says."
+        )
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dim() != 2:

@@ -33,18 +33,22 @@ class Loaded:
         The family's adapter, and what it loaded.
     device
         Where the model is.
+    positions
+        What becomes of position ids under reduction; see :func:`tokenreduce.reduce`.
     """
 
     name: str
     adapter: ModelAdapter
     checkpoint: Checkpoint
     device: str
+    positions: str = "keep"
 
     def session(self, reducers: Sequence[Reducer], seed: int = 0) -> Session:
         """Return a session of ``reducers`` on the model, not yet attached."""
         from tokenreduce.session import Session
 
-        return Session(self.checkpoint.model, self.adapter, reducers, seed=seed, layout=None)
+        model = self.checkpoint.model
+        return Session(model, self.adapter, reducers, seed=seed, positions=self.positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,12 @@ def pick_device(name: str) -> str:
 
 
 def load_model(
-    name: str, adapters: Mapping[str, type[ModelAdapter]], *, dtype: str, device: str
+    name: str,
+    adapters: Mapping[str, type[ModelAdapter]],
+    *,
+    dtype: str,
+    device: str,
+    positions: str = "keep",
 ) -> Loaded:
     """Load the embedded model or a checkpoint directory with the adapter that claims it.
 
@@ -90,6 +99,8 @@ def load_model(
         Adapter classes by name.
     dtype, device
         Of weights and activations; see :class:`tokenreduce.config.CommonSettings`.
+    positions
+        What becomes of position ids under reduction.
 
     Raises
     ------
@@ -118,7 +129,8 @@ def load_model(
         )
     adapter, where = claiming[0](), pick_device(device)
     checkpoint = adapter.load(directory, dtype=dtype, device=where)
-    return Loaded(name if name == EMBEDDED_MODEL else checkpoint.name, adapter, checkpoint, where)
+    known = name if name == EMBEDDED_MODEL else checkpoint.name
+    return Loaded(known, adapter, checkpoint, where, positions)
 
 
 class EncodedVideo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -193,6 +193,22 @@ class Layout:
         """Return the layout with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in _TENSORS}
         return Layout(**moved, note=self.note)
+
+    def with_last_kept(self, valid: Tensor) -> Layout:
+        """Return the layout with each sample's last token out of reducers' reach.
+
+        The next token is predicted there. Where a prompt ends in a visual token, it is a separator
+        from then on: never reduced, and not counted as a grid token.
+
+        Parameters
+        ----------
+        valid
+            ``[batch, tokens]`` bool, false at padding; the last column is never padding.
+        """
+        role = self.role.clone()
+        last = role[:, -1]
+        role[:, -1] = last.masked_fill((last > 0) & valid[:, -1], int(Role.SEPARATOR))
+        return replace(self, role=role)
 
     def expand(self, repeats: int) -> Layout:
         """Repeat every sample, as ``generate`` does for beams and returned sequences."""

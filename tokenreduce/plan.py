@@ -149,6 +149,13 @@ class Plan:
                 f"reducer '{owner}' answered with slot {int(slot.min())}: use -1 for a dropped "
                 "token."
             )
+        shape = getattr(self.scores, "shape", None)
+        if self.scores is not None and shape != (tokens,):
+            given = type(self.scores).__name__ if shape is None else tuple(shape)
+            raise ReducerError(
+                f"reducer '{owner}' answered with scores of {given} for {tokens} visual tokens: "
+                f"scores must be None or a tensor of shape [{tokens}]."
+            )
         first = self.first_members()
         if bool((first >= tokens).any()) or bool((first.diff() <= 0).any()):
             raise ReducerError(

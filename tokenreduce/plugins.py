@@ -45,6 +45,12 @@ BUILTINS = (
     Builtin("random", "reducers", "tokenreduce_plugins.random:Random"),
     Builtin("spatial_average", "reducers", "tokenreduce_plugins.spatial_average:SpatialAverage"),
     Builtin("temporal_average", "reducers", "tokenreduce_plugins.temporal_average:TemporalAverage"),
+    Builtin("pyramid_drop", "reducers", "tokenreduce_plugins.pyramid_drop:PyramidDrop"),
+    Builtin("sparse_vlm", "reducers", "tokenreduce_plugins.sparse_vlm:SparseVLM"),
+    Builtin("frame_fusion", "reducers", "tokenreduce_plugins.frame_fusion:FrameFusion"),
+    Builtin("evs", "reducers", "tokenreduce_plugins.evs:Evs"),
+    Builtin("div_prune", "reducers", "tokenreduce_plugins.div_prune:DivPrune"),
+    Builtin("vtw", "reducers", "tokenreduce_plugins.vtw:Vtw"),
     Builtin(
         "llava_onevision", "adapters", "tokenreduce_model_adapters.llava_onevision:LlavaOnevision"
     ),

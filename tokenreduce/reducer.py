@@ -88,7 +88,8 @@ class Reducer(BaseModel, ABC):
     def plan(self, view: View) -> Plan | None:
         """Decide what happens to the visual tokens of one sample after ``view.layer``.
 
-        Must be pure: the same view gives the same plan, nothing is written anywhere.
+        Must be pure: the same view gives the same plan, nothing is written anywhere. A view has
+        at least one token: samples that have none left are not asked about.
 
         Returns
         -------

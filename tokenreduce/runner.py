@@ -99,7 +99,11 @@ def compare(
     """
     settings = config.settings
     loaded = load_model(
-        settings.model, plugins.registry.adapters, dtype=settings.dtype, device=settings.device
+        settings.model,
+        plugins.registry.adapters,
+        dtype=settings.dtype,
+        device=settings.device,
+        positions=settings.positions,
     )
     rows = with_baseline(cast("Reducers", config.reducers))
     for reducers in rows.values():

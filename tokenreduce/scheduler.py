@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from tokenreduce.errors import ConfigError, ReducerError, TokenReduceError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Needs, Reducer
-from tokenreduce.view import Heads, PastEvent, Rows, View
+from tokenreduce.sample_view import SampleView
+from tokenreduce.view import Rows, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
     Raises
     ------
     ConfigError
-        If a layer lies outside the model or before ``first_layer``.
+        If a layer is before ``first_layer``, the last one, or outside the model.
     """
     resolved = []
     for reducer in reducers:
@@ -68,14 +68,28 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
         except ConfigError as error:
             said = str(error).removeprefix(f"{reducer.name}: ")
             raise ConfigError(f"reducer '{reducer.name}' on this model: {said}") from None
-        wrong = sorted(k for k in layers if not first_layer <= k < num_layers)
+        # After the last layer nothing is left to compute or to cache.
+        wrong = sorted(k for k in layers if not first_layer <= k < num_layers - 1)
         if wrong:
             raise ConfigError(
                 f"reducer '{reducer.name}' asks to act after layer {wrong[0]}, but on this model "
-                f"tokens can be reduced after layers {first_layer} to {num_layers - 1} only."
+                f"tokens can be reduced after layers {first_layer} to {num_layers - 2} only."
             )
         resolved.append(Stage(reducer, layers, reducer.needs()))
     return tuple(resolved)
+
+
+class Surroundings(Protocol):
+    """What a prefill asks of the forward that it is part of."""
+
+    def earlier(self, layer: int) -> Tensor:
+        """Return ``[batch, past]`` bool: keys that a layer holds already, false at padding."""
+
+    def earlier_keys(self, layer: int) -> Tensor | None:
+        """Return ``[batch, key_heads, past, head_dim]``: those keys; None if there are none."""
+
+    def rope_at(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin ``[batch, left, head_dim]`` as ``layer`` would be given them."""
 
 
 @dataclass(slots=True)
@@ -102,6 +116,8 @@ class Prefill:
         The run's seed.
     probe
         Where queries and keys arrive.
+    surroundings
+        The forward that this is part of.
     offset
         Tokens of earlier turns on the same cache; original positions count them.
     """
@@ -115,6 +131,7 @@ class Prefill:
     rope: tuple[Tensor, Tensor]
     seed: int
     probe: Probe
+    surroundings: Surroundings
     offset: int = 0
     records: list[Record] = field(default_factory=list)
     seen: dict[int, Tokens] = field(default_factory=dict)
@@ -224,7 +241,8 @@ class Prefill:
         if not capture:
             return None
         rows = [self.tokens.rows_of(b, self.text_columns(b)) for b in range(self.layout.batch)]
-        return Want(layer, rows, self.tokens.index, everything)
+        earlier = self.surroundings.earlier(layer)
+        return Want(layer, self.layers[layer], rows, self.tokens.index, everything, earlier)
 
     def _forget(self, layer: int) -> None:
         """Let go of layers that no reducer can look back to."""
@@ -253,179 +271,49 @@ class Prefill:
         elif rows != "text":
             chosen = torch.tensor(rows, device=query.device)
             query, asked = query.index_select(1, chosen), asked[chosen]
-        return self._weights(
-            query, capture.key[sample], index, asked, capture.scaling, capture.past
-        )
-
-    def _weights(
-        self,
-        query: Tensor,
-        key: Tensor,
-        index: Tensor,
-        asked: Tensor,
-        scaling: float,
-        past: int,
-    ) -> Tensor:
-        """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
-        alive = index >= 0
-
-        def visible(part: slice) -> Tensor:
-            now = alive & (index <= asked[part, None])
-            earlier = torch.ones(now.shape[0], past, dtype=torch.bool, device=now.device)
-            return torch.cat([earlier, now], dim=1)
-
-        return received(query, key, visible, scaling)[:, past:]
+        earlier = capture.earlier[sample].to(index.device)
+        return _weights(query, capture.key[sample], index, asked, capture.scaling, earlier)
 
     def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
         """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""
-        index = self.tokens.index[sample]
+        index = self.tokens.index[sample].to(hidden.device)
         alive = (index >= 0).nonzero().squeeze(1)
-        cos, sin = self.rope_left()
-        with torch.no_grad():
-            query, key, scaling = self.probe.peek(
-                self.layers[layer],
-                hidden[sample : sample + 1, alive],
-                (cos[sample : sample + 1, alive], sin[sample : sample + 1, alive]),
-            )
+        cos, sin = (
+            part.expand(hidden.shape[0], -1, -1).to(hidden.device)[sample : sample + 1, alive]
+            for part in self.surroundings.rope_at(layer, hidden)
+        )
+        query, key, scaling = self.probe.peek(
+            self.layers[layer], hidden[sample : sample + 1, alive], (cos, sin)
+        )
+        keys, held = key[0], self.surroundings.earlier_keys(layer)
+        if held is not None:
+            keys = torch.cat([held[sample].to(keys.device), keys], dim=1)
         columns = index[alive]
-        asked = columns if rows == "all" else self.text_columns(sample)
+        asked = columns if rows == "all" else self.text_columns(sample).to(columns.device)
         if rows == "last":
             asked = asked[-1:]
         elif rows not in ("text", "all"):
             asked = asked[torch.tensor(rows, device=asked.device)]
         where = torch.searchsorted(columns, asked)  # ascending: padding has been left out
-        weights = self._weights(query[0].index_select(1, where), key[0], columns, asked, scaling, 0)
+        earlier = self.surroundings.earlier(layer)[sample].to(hidden.device)
+        asking = query[0].index_select(1, where)
+        weights = _weights(asking, keys, columns, asked, scaling, earlier)
         full = torch.zeros(weights.shape[0], index.numel(), device=weights.device)
         full[:, alive] = weights
         return full
 
 
-class SampleView(View):
-    """The view of one sample of a running prefill."""
+def _weights(
+    query: Tensor, key: Tensor, index: Tensor, asked: Tensor, scaling: float, earlier: Tensor
+) -> Tensor:
+    """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
+    alive = index >= 0
 
-    def __init__(
-        self,
-        prefill: Prefill,
-        stage: int,
-        layer: int,
-        sample: int,
-        hidden: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-    ) -> None:
-        self._prefill, self._stage, self._sample = prefill, stage, sample
-        self._hidden, self._rows = hidden, rows
-        layout = prefill.layout
-        self.layer, self.num_layers = layer, len(prefill.layers)
-        self._columns = columns
-        self.index = columns + prefill.offset
-        self.item = layout.item[sample][columns]
-        self.frame = layout.frame[sample][columns]
-        self.row = layout.row[sample][columns]
-        self.column = layout.column[sample][columns]
-        self.size = prefill.tokens.size[sample][columns]
-        self.total = int((layout.role[sample] == int(Role.GRID)).sum())
-        own = [r for r in prefill.records if r.stage == stage and r.sample == sample]
-        self.events = tuple(PastEvent(r.layer, r.before, r.plan.kept, r.plan.note) for r in own)
-        self.layers_since_reduction = layer - own[-1].layer if own else layer + 1
+    def visible(part: slice) -> Tensor:
+        now = alive & (index <= asked[part, None])
+        return torch.cat([earlier.expand(now.shape[0], -1), now], dim=1)
 
-    @property
-    def _needs(self) -> Needs:
-        return self._prefill.stages[self._stage].needs
-
-    @property
-    def _name(self) -> str:
-        return self._prefill.stages[self._stage].reducer.name
-
-    def attention(
-        self,
-        rows: Rows | Sequence[int] = "text",
-        back: int = 0,
-        heads: Heads = "mean",
-        layer: Literal["this", "next"] = "this",
-    ) -> Tensor:
-        """See :meth:`tokenreduce.view.View.attention`."""
-        asked = rows if isinstance(rows, str) else tuple(int(row) for row in rows)
-        if layer == "next":
-            self._require(self._needs.next_layer, "next_layer=True")
-            if self.layer + 1 >= self.num_layers:
-                raise ReducerError(f"reducer '{self._name}' asks for the layer after the last one.")
-            weight = self._prefill.peeked(self.layer + 1, self._sample, self._hidden, asked)
-            per_head = weight[:, self._rows]
-        else:
-            per_head = self._history(asked, back)
-        if heads == "each":
-            return per_head
-        return per_head.mean(0) if heads == "mean" else per_head.sum(0)
-
-    def _history(self, rows: Rows | tuple[int, ...], back: int) -> Tensor:
-        needs = self._needs
-        declared = rows if isinstance(rows, str) else "text"
-        covered = declared in needs.attention or (declared == "last" and "text" in needs.attention)
-        self._require(covered, f"attention={{'{declared}'}}")
-        self._require(0 <= back <= needs.history, f"history={back}")
-        source = self.layer - back
-        if source < 0:
-            raise ReducerError(
-                f"reducer '{self._name}' asks after layer {self.layer} for the attention of layer "
-                f"{source}, which does not exist: look at view.layer first."
-            )
-        weight = self._prefill.received(source, self._sample, rows)
-        # Tokens merged since then count with the token that carries them now.
-        then = self._prefill.seen[source].index[self._sample].to(weight.device)
-        owner = self._prefill.tokens.owner[self._sample].to(weight.device)
-        carrier = owner[then.clamp(min=0)].masked_fill(then < 0, -1)
-        mine = self._columns.to(weight.device)
-        where = torch.searchsorted(mine, carrier).clamp(max=mine.numel() - 1)
-        match = mine[where] == carrier
-        total = torch.zeros(weight.shape[0], mine.numel(), device=weight.device)
-        return total.index_add_(1, where[match], weight[:, match]).to(self.index.device)
-
-    @property
-    def keys(self) -> Tensor:
-        """See :attr:`tokenreduce.view.View.keys`."""
-        self._require(self._needs.keys, "keys=True")
-        if self.layer < 0:
-            raise ReducerError(f"reducer '{self._name}' asks for keys before the first layer.")
-        capture = self._prefill.probe.captures[self.layer]
-        rows = self._prefill.seen[self.layer].rows_of(self._sample, self._columns)
-        where = rows.to(capture.key.device) + capture.past
-        return capture.key[self._sample].index_select(1, where).transpose(0, 1)
-
-    @property
-    def hidden(self) -> Tensor:
-        """See :attr:`tokenreduce.view.View.hidden`."""
-        return self._hidden[self._sample].index_select(0, self._rows.to(self._hidden.device))
-
-    @property
-    def text_hidden(self) -> Tensor:
-        """See :attr:`tokenreduce.view.View.text_hidden`."""
-        columns = self._prefill.text_columns(self._sample)
-        where = self._prefill.tokens.rows_of(self._sample, columns)
-        return self._hidden[self._sample].index_select(0, where.to(self._hidden.device))
-
-    @property
-    def text_embeddings(self) -> Tensor:
-        """See :attr:`tokenreduce.view.View.text_embeddings`."""
-        columns = self._prefill.text_columns(self._sample)
-        embeddings = self._prefill.embeddings[self._sample]
-        return embeddings.index_select(0, columns.to(embeddings.device))
-
-    @property
-    def generator(self) -> torch.Generator:
-        """See :attr:`tokenreduce.view.View.generator`."""
-        digest = hashlib.blake2b(self._prefill.token_ids[self._sample], digest_size=8)
-        digest.update(f"{self._prefill.seed}/{self.layer}".encode())
-        generator = torch.Generator()
-        generator.manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
-        return generator
-
-    def _require(self, declared: bool, what: str) -> None:
-        if not declared:
-            raise ReducerError(
-                f"reducer '{self._name}' reads what it did not declare: return Needs({what}) from "
-                "needs()."
-            )
+    return received(query, key, visible, scaling)[:, earlier.numel() :]
 
 
 def _plan(reducer: Reducer, view: View, sample: int) -> Plan | None:

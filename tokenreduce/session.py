@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
-from tokenreduce.adapter import ModelAdapter, claimed_by
+from tokenreduce.adapter import ModelAdapter
 from tokenreduce.apply import Tokens
 from tokenreduce.attention import Probe, require_supported, wrapped_attention
 from tokenreduce.cache import ReducedCache
-from tokenreduce.errors import AdapterError, ConfigError, LayoutError, UnsupportedError
+from tokenreduce.errors import AdapterError, LayoutError, UnsupportedError
 from tokenreduce.guards import (
     check_forward,
     check_generate,
@@ -23,140 +25,12 @@ from tokenreduce.guards import (
     new_cache_allowed,
 )
 from tokenreduce.layout import Layout
-from tokenreduce.plugins import load_plugins
+from tokenreduce.positions import Rotary, check_policy
 from tokenreduce.reducer import Reducer
-from tokenreduce.registry import Registry
-from tokenreduce.scheduler import Prefill, stages
+from tokenreduce.scheduler import Prefill, Surroundings, stages
 from tokenreduce.step import Step
 from tokenreduce.trace import Trace
 from tokenreduce.trace_builder import Finished, build_trace
-
-
-@contextmanager
-def reduce(
-    model: nn.Module,
-    reducer: str | Reducer | Sequence[str | Reducer],
-    *,
-    seed: int = 0,
-    layout: Layout | None = None,
-    positions: str = "keep",
-    **settings: Any,
-) -> Iterator[Run]:
-    """Reduce visual tokens in every prefill of ``model`` inside the ``with`` block.
-
-    Parameters
-    ----------
-    model
-        A transformers video-language model that an adapter claims, in ``eval()`` mode.
-    reducer
-        A reducer's name, an instance, or a sequence of either, which act in that order where they
-        meet on a layer.
-    seed
-        Seeds the reducers that draw at random, together with the layer and the prompt.
-    layout
-        Where the visual tokens sit, for callers who pass ``inputs_embeds``; by default the
-        adapter finds them in ``input_ids``.
-    positions
-        What becomes of positions after a reduction. ``keep``: every token keeps its own, a merged
-        one that of its first member.
-    **settings
-        Settings of a reducer given by name.
-
-    Yields
-    ------
-    Run
-        Its ``trace`` says what the latest prefill did.
-
-    Raises
-    ------
-    ConfigError
-        For unknown names, wrong settings, or layers outside the model.
-    AdapterError
-        If no adapter claims the model.
-    UnsupportedError
-        For what cannot be exact under reduction; raised before any compute.
-
-    Examples
-    --------
-    >>> with reduce(model, "vas", ratio=0.3) as run:  # doctest: +SKIP
-    ...     out = model.generate(**inputs, max_new_tokens=32)
-    >>> run.trace.img_memory  # doctest: +SKIP
-    """
-    registry = load_plugins().registry
-    if positions != "keep":
-        raise ConfigError(
-            f"positions '{positions}' is not known: the only policy so far is 'keep'."
-        )
-    reducers = resolve_reducers(reducer, settings, registry)
-    session = Session(model, find_adapter(model, registry), reducers, seed=seed, layout=layout)
-    with session.attached() as run:
-        yield run
-
-
-def resolve_reducers(
-    reducer: str | Reducer | Sequence[str | Reducer], settings: dict[str, Any], registry: Registry
-) -> tuple[Reducer, ...]:
-    """Return reducer instances for names, instances, or a sequence of either.
-
-    Raises
-    ------
-    ConfigError
-        For unknown names and wrong settings, and for settings beside anything but one name.
-    """
-    if isinstance(reducer, str):
-        return (make_reducer(reducer, settings, registry),)
-    if settings:
-        raise ConfigError(
-            f"settings {', '.join(settings)} go with one reducer given by name: give each reducer "
-            "of a list, and each instance, its own."
-        )
-    if isinstance(reducer, Reducer):
-        return (reducer,)
-    return tuple(
-        one if isinstance(one, Reducer) else make_reducer(one, {}, registry) for one in reducer
-    )
-
-
-def make_reducer(name: str, settings: dict[str, Any], registry: Registry) -> Reducer:
-    """Return a configured reducer.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown or a setting is wrong; all wrong settings are named.
-    """
-    from pydantic import ValidationError
-
-    kind = registry.reducer(name)
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or name} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        )
-        known = ", ".join(kind.model_fields) or "none"
-        raise ConfigError(f"reducer '{name}': {wrong}. Its settings are: {known}.") from None
-
-
-def find_adapter(model: nn.Module, registry: Registry) -> ModelAdapter:
-    """Return the adapter that claims a model.
-
-    Raises
-    ------
-    AdapterError
-        If none does.
-    """
-    for kind in registry.adapters.values():
-        adapter = kind()
-        if claimed_by(adapter, model):
-            return adapter
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    known = sorted(t for kind in registry.adapters.values() for t in kind.model_types)
-    raise AdapterError(
-        f"no adapter claims {type(model).__name__} (model_type '{model_type}'); there are adapters "
-        f"for: {', '.join(known)}. A plugin can bring one."
-    )
 
 
 class Run:
@@ -208,16 +82,22 @@ class Session:
         *,
         seed: int = 0,
         layout: Layout | None = None,
+        positions: str = "keep",
     ) -> None:
         self.model, self.adapter, self.seed, self.layout = model, adapter, seed, layout
         decoder: Any = adapter.decoder(model)
         self.decoder = decoder
         check_model(model, decoder)
         self.layers: Sequence[nn.Module] = decoder.layers
+        # The part without the language head may be called by itself.
+        inner = getattr(model, "base_model", model)
+        self._outer = [model] if inner in (model, decoder) else [model, inner]
         self.config: Any = decoder.config
+        self.rotary: Rotary = getattr(decoder, "rotary_emb", None) or _no_rotary
         self._check_not_nested()
         require_supported(self.config._attn_implementation)
         self.stages = stages(reducers, len(self.layers), adapter.first_layer(model))
+        self.positions = check_policy(positions, self.config)
         self.shape = adapter.decoder_shape(model)
         self.probe = Probe()
         self.open = False
@@ -225,6 +105,8 @@ class Session:
         self.finished: list[Finished] = []
         self._traces: list[Trace] = []
         self._forward: dict[str, Any] = {}
+        self._logits = 0
+        self._thread = get_ident()
         self._generate: dict[str, Any] = {}
 
     @contextmanager
@@ -235,20 +117,24 @@ class Session:
                 stack.enter_context(wrapped_attention(self.config, self.probe))
             self._wrap_generate(stack)
             for module, before in (
-                (self.model, self._before_model),
+                *((outer, self._before_model) for outer in self._outer),
                 (self.decoder, self._before_decoder),
                 *((layer, LayerHook(self, k)) for k, layer in enumerate(self.layers)),
             ):
                 hook = module.register_forward_pre_hook(before, with_kwargs=True)
                 stack.callback(hook.remove)
-            stack.callback(self.decoder.register_forward_hook(self._after_decoder).remove)
+            # Called after a failure as well, so that nothing of a broken forward is kept.
+            after = self.decoder.register_forward_hook(self._after_decoder, always_call=True)
+            stack.callback(after.remove)
+            for outer in self._outer:
+                done = outer.register_forward_hook(self._after_model, always_call=True)
+                stack.callback(done.remove)
             self.open = True
             try:
                 yield Run(self)
             finally:
                 self.open = False
-                self.step = None
-                self.probe.captures.clear()
+                self._forget()
 
     def traces(self) -> list[Trace]:
         """Return the traces of all finished prefills; each is built once, when first asked for."""
@@ -293,21 +179,34 @@ class Session:
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         check_training(self.model)
-        self._forward = dict(kwargs)
-        if args:
-            self._forward["input_ids"] = args[0]
+        names = inspect.signature(module.forward).parameters if args else ()
+        if module is self.model:
+            self._forward = {}
+        self._forward |= {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._forward = {}
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.step, forward = None, self._forward
-        self._forward = {}
+        # An interrupted forward leaves its step behind: only one of another thread is in the way.
+        if self.step is not None and self._thread != get_ident():
+            raise UnsupportedError(
+                f"{type(self.model).__name__} is running another forward in this block: reduction "
+                "keeps one prefill at a time, so let threads take turns."
+            )
+        self._thread = get_ident()
+        self._forget()
+        forward, self._forward = self._forward, {}
         embeds = kwargs.get("inputs_embeds")
         tokens = (
             embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
         )
         if tokens is None:
             return args, kwargs
+        if embeds is None:
+            forward = {"input_ids": tokens, **forward}
         cache = self._cache(kwargs)
         past = cache.length if cache else 0
         mask, count = kwargs.get("attention_mask"), tokens.shape[1]
@@ -322,10 +221,20 @@ class Session:
         make = None
         if layout is not None and layout.has_grid:
             ids = _seed_bytes(forward.get("input_ids"), layout)
-            make = self._prefill_maker(layout.to(tokens.device), valid[:, past:], past, ids)
+            layout = layout.to(tokens.device).with_last_kept(valid[:, past:])
+            make = self._prefill_maker(layout, valid[:, past:], past, ids)
         self.step = Step(
-            cache, valid, past, self.config._attn_implementation, make, len(self.layers)
+            cache,
+            valid,
+            past,
+            self.config._attn_implementation,
+            make,
+            len(self.layers),
+            self.positions,
+            self.rotary,
         )
+        keep = forward.get("logits_to_keep")
+        self._logits = keep if isinstance(keep, int) else 0
         return args, {**kwargs, "past_key_values": cache}
 
     def _cache(self, kwargs: dict[str, Any]) -> ReducedCache | None:
@@ -336,7 +245,10 @@ class Session:
         use = kwargs.get("use_cache")
         if use is None:
             use = getattr(self.config, "use_cache", True)
-        return ReducedCache(self.config, lambda: self.open) if use else None
+        if not use:
+            return None
+        empty = DynamicCache(config=self.config) if given is None else given
+        return ReducedCache.adopt(empty, len(self.layers), lambda: self.open)
 
     def _layout(self, forward: dict[str, Any], valid: Tensor, past: int) -> Layout | None:
         """Return where the visual tokens of this forward sit; None for a decode step."""
@@ -344,7 +256,7 @@ class Session:
         if past and count == 1:
             return None
         if self.layout is not None and not past:
-            return _fitted(self.layout, batch, count)
+            return _fitted(self.layout, valid, bool(self._generate))
         ids = forward.get("input_ids")
         if ids is None:
             raise AdapterError(
@@ -352,16 +264,17 @@ class Session:
                 "pass tokenreduce.reduce(..., layout=Layout.video(...)) with inputs_embeds."
             )
         # generate repeats its rows for beams and returned sequences after encoding the videos.
-        asked = next((self._generate[k] for k in _PROMPTS if k in self._generate), ids)
+        prompts = (self._generate.get(name) for name in _PROMPTS)
+        asked = next((prompt for prompt in prompts if prompt is not None), ids)
         repeats = max(1, batch // asked.shape[0])
         inputs = {**self._generate, **{k: v for k, v in forward.items() if v is not None}}
         inputs |= {"input_ids": ids[::repeats], "attention_mask": valid[::repeats].long()}
-        return _fitted(self.adapter.layout(self.model, inputs), batch, count)
+        return _fitted(self.adapter.layout(self.model, inputs), valid, repeats > 1)
 
     def _prefill_maker(
         self, layout: Layout, valid: Tensor, past: int, ids: list[bytes] | None
     ) -> Any:
-        def make(hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Prefill:
+        def make(hidden: Tensor, rope: tuple[Tensor, Tensor], step: Surroundings) -> Prefill:
             tokens = Tokens.all_of(valid)
             seeds = ids if ids is not None else _embedding_bytes(hidden, layout)
             return Prefill(
@@ -374,19 +287,25 @@ class Session:
                 rope,
                 self.seed,
                 self.probe,
+                step,
                 past,
             )
 
         return make
 
     def _after_decoder(self, module: nn.Module, args: Any, output: Any) -> None:
-        step, self.step = self.step, None
-        if step is None:
+        step = self.step
+        self._forget()
+        if step is None or output is None:
             return
         if step.prefill is not None:
             self.finished.append(self._finish(step, step.prefill))
         if step.cache is not None:
             step.cache.commit(step.past + step.count, step.held)
+
+    def _forget(self) -> None:
+        """Let go of everything that belongs to one forward."""
+        self.step = None
         self.probe.captures.clear()
         self.probe.want = None
 
@@ -402,6 +321,7 @@ class Session:
             full=step.full,
             last=prefill.tokens.index,
             past=step.past,
+            logits=self._logits,
         )
 
 
@@ -427,18 +347,35 @@ class LayerHook:
         return args, {**changed[1], "hidden_states": changed[0]}
 
 
+def _no_rotary(hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    raise UnsupportedError(
+        "the decoder has no rotary_emb to make other positions with: use positions='keep'."
+    )
+
+
 _PROMPTS = ("inputs", "input_ids", "inputs_embeds")
 
 
-def _fitted(layout: Layout, batch: int, count: int) -> Layout:
-    if layout.length != count or batch % layout.batch:
+def _fitted(layout: Layout, valid: Tensor, repeated: bool) -> Layout:
+    """Check a layout against a forward's tokens ``valid`` ``[batch, tokens]`` bool.
+
+    A batch that ``generate`` has repeated for beams has several rows for each of its samples.
+    """
+    batch, count = valid.shape
+    repeats, rest = divmod(batch, layout.batch)
+    if layout.length != count or rest or (repeats > 1 and not repeated):
         raise LayoutError(
             f"the layout describes {layout.batch} samples of {layout.length} tokens, but the "
             f"decoder runs {batch} of {count}: build it for the padded sequence that the decoder "
             "is given."
         )
-    repeats = batch // layout.batch
-    return layout if repeats == 1 else layout.expand(repeats)
+    layout = layout if repeats == 1 else layout.expand(repeats)
+    if bool(((layout.role > 0) & ~valid.to(layout.role.device)).any()):
+        raise LayoutError(
+            "the layout puts visual tokens where the attention mask has padding: build it for the "
+            "padded sequence that the decoder is given."
+        )
+    return layout
 
 
 def _seed_bytes(ids: Tensor | None, layout: Layout) -> list[bytes] | None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from tokenreduce.cache import Held, ReducedCache
 from tokenreduce.errors import AdapterError
 from tokenreduce.masks import layer_mask
-from tokenreduce.scheduler import Prefill
+from tokenreduce.positions import Policy, Rotary, averaged, renumbered
+from tokenreduce.scheduler import Prefill, Surroundings
 
-MakePrefill = Callable[[Tensor, tuple[Tensor, Tensor]], Prefill]
+MakePrefill = Callable[[Tensor, tuple[Tensor, Tensor], Surroundings], Prefill]
 
 
 class Step:
@@ -32,6 +33,10 @@ class Step:
     make_prefill
         Makes the prefill to reduce out of the input embeddings and rotary embeddings; None if
         there is nothing to reduce.
+    positions
+        What becomes of position ids.
+    rotary
+        The decoder's rotary embedding.
     """
 
     def __init__(
@@ -42,7 +47,12 @@ class Step:
         implementation: str,
         make_prefill: MakePrefill | None,
         num_layers: int,
+        positions: Policy,
+        rotary: Rotary,
     ) -> None:
+        self._positions, self._rotary = positions, rotary
+        self._ids: Tensor | None = None
+        self._rope: dict[int, tuple[Tensor, Tensor]] = {}
         self.cache, self.past, self.implementation = cache, past, implementation
         self.make_prefill = make_prefill
         self.prefill: Prefill | None = None
@@ -84,7 +94,8 @@ class Step:
         """
         if layer == 0 and self.make_prefill is not None:
             rope = _require_rope(kwargs, hidden)
-            self.prefill = self.make_prefill(hidden, rope)
+            self.prefill = self.make_prefill(hidden, rope, self)
+            self._ids = kwargs.get("position_ids")
         prefill = self.prefill
         if prefill is not None:
             hidden = prefill.before_layer(layer, hidden)
@@ -96,12 +107,46 @@ class Step:
         keys = self._keys(earlier, now)
         self.held[layer] = keys
         changed = dict(kwargs, attention_mask=self._mask(keys, now, hidden))
-        if prefill is not None and not untouched:
-            changed["position_embeddings"] = prefill.rope_left()
+        if self._positions == "renumber" or not untouched:
+            changed["position_embeddings"] = self._rope_of(keys, hidden)
             # Gaps in position ids read as packed sequences to flash attention; the true positions
             # are in the rotary embeddings already.
             changed["position_ids"] = None
         return hidden, changed
+
+    def earlier(self, layer: int) -> Tensor:
+        """See :meth:`tokenreduce.scheduler.Surroundings.earlier`."""
+        held = self.cache.held[layer] if self.cache else None
+        positions = self.full[:, : self.past] if held is None else held.positions
+        return positions >= 0
+
+    def earlier_keys(self, layer: int) -> Tensor | None:
+        """See :meth:`tokenreduce.scheduler.Surroundings.earlier_keys`."""
+        return self.cache.layers[layer].keys if self.cache is not None and self.past else None
+
+    def rope_at(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`tokenreduce.scheduler.Surroundings.rope_at`."""
+        prefill = self.prefill
+        assert prefill is not None
+        earlier = self.cache.held[layer] if self.cache else None
+        if earlier is None and prefill.tokens.untouched:
+            return prefill.rope
+        return self._rope_of(self._keys(earlier, self._current()), hidden)
+
+    def _rope_of(self, keys: Held, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the tokens that are left at a layer that holds ``keys``."""
+        prefill = self.prefill
+        if self._positions == "keep":
+            assert prefill is not None
+            return prefill.rope_left()
+        if id(keys) not in self._rope:
+            if self._positions == "renumber":
+                ids = renumbered(keys, hidden.shape[1])
+            else:
+                assert prefill is not None
+                ids = averaged(prefill.tokens, _require_ids(self._ids, prefill.tokens.owner))
+            self._rope[id(keys)] = self._rotary(hidden, ids.to(hidden.device))
+        return self._rope[id(keys)]
 
     def _current(self) -> Held:
         """Return the positions of this forward's tokens that are left."""
@@ -130,6 +175,17 @@ class Step:
         if id(keys) not in self._masks:
             self._masks[id(keys)] = layer_mask(keys, now, self.implementation, hidden.dtype)
         return self._masks[id(keys)]
+
+
+def _require_ids(ids: Tensor | None, like: Tensor) -> Tensor:
+    """Check that position ids are one number per token; raises :class:`AdapterError`."""
+    if ids is None or ids.dim() != 2 or ids.shape[1] != like.shape[1]:
+        given = "none" if ids is None else str(tuple(ids.shape))
+        raise AdapterError(
+            f"decoder layers of this model are given position ids of shape {given}, not one number "
+            "per token: use positions='keep'."
+        )
+    return ids.expand_as(like)
 
 
 def _require_rope(kwargs: dict[str, Any], hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ class Event(BaseModel):
     ----------
     layer
         Index of the layer after which it happened; -1: before the first.
-    reducer
-        Name of the reducer that decided.
+    reducer, stage
+        Name of the reducer that decided, and its place among the run's reducers, from 0: one name
+        may stand in a list twice.
     sample
         Row of the batch.
     before, after
@@ -37,10 +38,12 @@ class Event(BaseModel):
         whole batch.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # Scores may be infinite, which plain JSON numbers cannot be.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     layer: int
     reducer: str
+    stage: int
     sample: int
     before: int
     after: int
@@ -94,7 +97,7 @@ class Trace(BaseModel):
         How the layout came about, if that is worth knowing.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     num_layers: int
     visual_tokens: tuple[int, ...]

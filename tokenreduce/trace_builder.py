@@ -39,6 +39,8 @@ class Finished:
         ``[batch, left]`` columns of this forward that ran through the last layer; -1 at padding.
     past
         Tokens before the forward's first, dropped ones included.
+    logits
+        How many of the last rows the model made logits for; 0: all.
     """
 
     names: tuple[str, ...]
@@ -51,10 +53,12 @@ class Finished:
     full: Tensor
     last: Tensor
     past: int
+    logits: int
 
     def logit_positions(self) -> list[list[int]]:
         """Return, per sample, the position of each row that left the last layer; -1 = padding."""
-        return _ints(self.last.masked_fill(self.last < 0, -1 - self.past) + self.past)
+        rows = self.last[:, -self.logits :] if self.logits else self.last
+        return _ints(rows.masked_fill(rows < 0, -1 - self.past) + self.past)
 
 
 def build_trace(finished: Finished) -> Trace:
@@ -104,6 +108,7 @@ def _event(finished: Finished, record: Record, cells: dict[int, Cell]) -> Event:
     return Event(
         layer=record.layer,
         reducer=finished.names[record.stage],
+        stage=record.stage,
         sample=record.sample,
         before=record.before,
         after=len(columns),

@@ -80,6 +80,30 @@ class View(ABC):
         """Return the number of surviving visual tokens."""
         return int(self.index.numel())
 
+    @property
+    def cell(self) -> Tensor:
+        """``[n]`` int64: one number for each (item, row, column), whatever the frame."""
+        import torch
+
+        place = torch.stack([self.item, self.row, self.column], dim=1)
+        numbers: Tensor = torch.unique(place, dim=0, return_inverse=True)[1]
+        return numbers
+
+    @property
+    def earlier(self) -> Tensor:
+        """``[n]`` int64: the last surviving token of the same cell in an earlier frame.
+
+        An index into the view's tokens; -1 for the first token of a cell.
+        """
+        import torch
+
+        cell = self.cell
+        order = cell.argsort(stable=True)  # cell by cell, in chronological order
+        again = cell[order[:-1]] == cell[order[1:]]
+        earlier = torch.full_like(cell, -1)
+        earlier[order[1:][again]] = order[:-1][again]
+        return earlier
+
     @abstractmethod
     def attention(
         self,
@@ -134,6 +158,15 @@ class View(ABC):
     @abstractmethod
     def text_embeddings(self) -> Tensor:
         """``[rows, dim]``: input embeddings of the same text rows."""
+
+    @property
+    @abstractmethod
+    def visual_embeddings(self) -> Tensor:
+        """``[total, dim]``: input embeddings of all the sample's visual tokens, in order.
+
+        Those that are gone or merged by now as well: what is chosen from them is the same after
+        every layer. Those that are left, as they are now, are ``hidden``.
+        """
 
     @property
     @abstractmethod

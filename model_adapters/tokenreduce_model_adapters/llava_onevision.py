@@ -69,6 +69,9 @@ class LlavaOnevision(ModelAdapter):
         import torch
 
         rest = dict(inputs)
+        # The model takes encoded features or pixels, not both: images beside videos stay pixels.
+        if rest.get("pixel_values") is not None:
+            return rest
         pixels = rest.pop("pixel_values_videos", None)
         if pixels is None:
             return rest

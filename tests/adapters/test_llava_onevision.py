@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import tokenreduce
-from tests.tiny import IMAGE, PER_FRAME, VIDEO, batch, ragged, single, tiny_onevision, video_ids
 from tokenreduce.adapter import expand_ids
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
+from tokenreduce.testing.tiny import (
+    IMAGE,
+    PER_FRAME,
+    VIDEO,
+    batch,
+    ragged,
+    single,
+    tiny_onevision,
+    video_ids,
+)
 from tokenreduce_model_adapters.llava_onevision import LlavaOnevision
 from tokenreduce_plugins.fastv import FastV
 
@@ -164,37 +172,17 @@ def test_runs_that_are_no_whole_grids_are_refused(row, message):
         layout_of(tiny_onevision(), batch([row], 0, 0))
 
 
-def test_a_cut_video_is_refused_when_the_pixels_are_known():
-    inputs = batch([[1, *video_ids(2)[:-1], 2]], 1, 2)
-    with pytest.raises(AdapterError, match=r"whole|LayoutError|leaves"):
-        layout_of(tiny_onevision(), inputs)
-
-
 def test_placeholders_are_expanded_in_place():
     assert expand_ids([1, 9, 2, 9, 3], 9, [3, 1]) == [1, 9, 9, 9, 2, 9, 3]
     with pytest.raises(AdapterError, match=r"2 visual placeholders .* for 1"):
         expand_ids([1, 9, 2, 9, 3], 9, [3])
 
 
-def test_encoding_a_video_once_gives_the_same_answer():
-    model, inputs = tiny_onevision(), single()
-    encoded = LlavaOnevision().encode_video(model, inputs)
-    assert "pixel_values_videos" not in encoded
-    with torch.no_grad():
-        once = model(**encoded).logits
-        assert torch.equal(once, model(**inputs).logits)
-    assert LlavaOnevision().encode_video(model, encoded).keys() == encoded.keys()
-
-
-def test_missing_weights_are_named(tmp_path: Path):
-    from safetensors.torch import load_file, save_file
-
+def test_an_encoded_video_is_not_encoded_again_and_images_stay_pixels():
     model = tiny_onevision()
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    weights = load_file(file)
-    gone = next(name for name in weights if name.endswith("layers.3.mlp.up_proj.weight"))
-    del weights[gone]
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(AdapterError, match=r"layers\.3\.mlp\.up_proj\.weight"):
-        LlavaOnevision().load(tmp_path, dtype="float32", device="cpu")
+    encoded = LlavaOnevision().encode_video(model, single())
+    assert encoded.keys() == {"input_ids", "attention_mask", "mm_encoder_outputs"}
+    inputs = image_inputs([[1, *[IMAGE] * (BASE + 4 * 5), 2, *video_ids(2), 5]], [(32, 32)])
+    inputs |= {"pixel_values": torch.randn(1, 2, 3, 32, 32)}
+    inputs |= {"pixel_values_videos": torch.randn(1, 2, 3, 32, 32)}
+    assert LlavaOnevision().encode_video(model, inputs).keys() == inputs.keys()

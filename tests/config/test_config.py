@@ -119,7 +119,7 @@ def test_all_errors_come_at_once_with_path_value_and_nearest_name() -> None:
         "dtype: 'fp16' is not valid: did you mean 'float16'? Known: float32, bfloat16, float16.",
         "device: 'gpu' is not valid: use auto, cpu, mps, cuda, or one of several as in cuda:1.",
         "seeds: [] is not valid: it needs at least 1.",
-        "positions: 'shift' is not valid: Known: keep.",
+        "positions: 'shift' is not valid: Known: keep, renumber, mean.",
         "plugins.blok: there is no such setting (['x']): did you mean 'block'? "
         "Known: block, strict.",
         "modle: there is no such setting ('embedded'): did you mean 'model'? Known: model, frames, "

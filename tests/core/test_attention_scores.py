@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 import tokenreduce
-from tests.oracle import masked
-from tests.tiny import ragged, single, tiny_onevision
 from tokenreduce import Plan, Reducer, View
 from tokenreduce.reducer import Needs
+from tokenreduce.testing.oracle import masked
+from tokenreduce.testing.tiny import ragged, single, tiny_onevision
 
 
 class Spy(Reducer):
@@ -24,7 +24,7 @@ class Spy(Reducer):
     drop_at: tuple[int, ...] = ()
 
     def acts_after(self, num_layers: int) -> tuple[int, ...]:
-        return tuple(range(num_layers))
+        return tuple(range(num_layers - 1))  # nothing is left to do after the last
 
     def needs(self) -> Needs:
         return Needs(frozenset({"text", "last", "all"}), history=2, keys=True, next_layer=True)

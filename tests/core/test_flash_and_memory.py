@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import tokenreduce
-from tests.oracle import masked
-from tests.tiny import batch, ragged, single, tiny_onevision, video_ids
 from tokenreduce import Plan, Reducer, View
 from tokenreduce.measure import peak_memory
 from tokenreduce.reducer import Needs
+from tokenreduce.testing.oracle import masked
+from tokenreduce.testing.tiny import batch, ragged, single, tiny_onevision, video_ids
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.vas import Vas
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracle import check_against_oracle
-from tests.tiny import ragged, single, tiny_onevision
 from tokenreduce import Plan, Reducer, View
+from tokenreduce.testing.oracle import check_against_oracle
+from tokenreduce.testing.tiny import ragged, single, tiny_onevision
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.random import Random
 from tokenreduce_plugins.spatial_average import SpatialAverage

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import tokenreduce
-from tests.tiny import PER_FRAME, batch, tiny_onevision, video_ids
 from tokenreduce import Reducer
+from tokenreduce.testing.tiny import PER_FRAME, batch, tiny_onevision, video_ids
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.random import Random
 from tokenreduce_plugins.spatial_average import SpatialAverage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor
 
 import tokenreduce
-from tests.oracle import Recorder, check_against_oracle, masked
-from tests.tiny import PER_FRAME, VIDEO, batch, ragged, single, tiny_onevision, video_ids
 from tokenreduce import Layout, Plan, Reducer, Trace, View
 from tokenreduce.errors import (
     AdapterError,
@@ -20,6 +17,17 @@ from tokenreduce.errors import (
     LayoutError,
     ReducerError,
     UnsupportedError,
+)
+from tokenreduce.testing.model_checks import state_of
+from tokenreduce.testing.oracle import Recorder, check_against_oracle, masked
+from tokenreduce.testing.tiny import (
+    PER_FRAME,
+    VIDEO,
+    batch,
+    ragged,
+    single,
+    tiny_onevision,
+    video_ids,
 )
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.random import Random
@@ -69,32 +77,12 @@ def test_keep_all_is_bit_identical(inputs, attention):
     assert run.trace.flops_ratio == 1
 
 
-def state_of(model: Any) -> Any:
-    """All that a session could leave on a model or in transformers' registries."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    modules = {
-        name: (
-            sorted(module.__dict__),
-            len(module._forward_pre_hooks),
-            len(module._forward_hooks),
-            type(module),
-        )
-        for name, module in model.named_modules()
-    }
-    names = (
-        sorted(AttentionInterface._global_mapping),
-        sorted(AttentionMaskInterface._global_mapping),
-    )
-    return modules, names, model.config.to_dict(), model.config.text_config._attn_implementation
-
-
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("reducer", [Vas(start_layer=1, end_layer=4), FastV(), Scripted()])
 def test_nothing_is_left_on_the_model(reducer, raises):
     model = tiny_onevision()
     bare = generate(model, single()).sequences
-    before = copy.deepcopy(state_of(model))
+    before = state_of(model)
     try:
         with tokenreduce.reduce(model, reducer):
             generate(model, single())
@@ -115,7 +103,7 @@ def test_nothing_is_left_when_a_reducer_raises():
 
     model = tiny_onevision()
     generate(model, single())
-    before = copy.deepcopy(state_of(model))
+    before = state_of(model)
     with (
         pytest.raises(ReducerError, match=r"'broken' failed after layer 1 on sample 0.*no mercy"),
         tokenreduce.reduce(model, Broken()),
@@ -363,6 +351,11 @@ def test_trace_tells_cells_counts_and_costs_and_goes_to_json_and_back():
         (1, 8, 4),
         (3, 4, 2),
     ]
+    assert [(e.reducer, e.stage) for e in trace.events] == [
+        ("scripted", 0),
+        ("scripted", 1),
+        ("scripted", 1),
+    ]
     assert trace.events[0].kept[:3] == ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0))
     assert trace.events[2].kept == ((0, 0, 0, 0), (0, 2, 0, 0))
     assert trace.events[2].positions == (3, 11)
@@ -547,7 +540,7 @@ def test_a_cache_is_refused_outside_its_session():
         ("vas", {"ratio": 1.5}, "ratio = 1.5"),
         (["vas", "fastv"], {"ratio": 0.3}, "go with one reducer"),
         ("fastv", {"layer": 6}, "layer 6 does not exist"),
-        ("fastv", {"positions": "renumber"}, "the only policy so far"),
+        ("fastv", {"positions": "renumbered"}, "one of keep, renumber, mean"),
     ],
 )
 def test_wrong_requests_are_one_clear_error(reducer, settings, message):

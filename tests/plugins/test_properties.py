@@ -11,15 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.plugins.fake_view import FakeView, grid, prefill
+from tokenreduce.testing.views import FakeView, grid, prefill
+from tokenreduce_plugins.div_prune import DivPrune
+from tokenreduce_plugins.evs import Evs
 from tokenreduce_plugins.fastv import FastV
+from tokenreduce_plugins.frame_fusion import FrameFusion
 from tokenreduce_plugins.keep_all import KeepAll
+from tokenreduce_plugins.pyramid_drop import PyramidDrop
 from tokenreduce_plugins.random import Random
+from tokenreduce_plugins.sparse_vlm import SparseVLM
 from tokenreduce_plugins.spatial_average import SpatialAverage
 from tokenreduce_plugins.temporal_average import TemporalAverage
 from tokenreduce_plugins.tome import ToMe
 from tokenreduce_plugins.vas import Vas
 from tokenreduce_plugins.vcc import Vcc
+from tokenreduce_plugins.vtw import Vtw
 
 LAYERS = 14
 ratios = st.sampled_from([0, 0.1, 0.3, 0.5, 0.9])
@@ -56,8 +62,25 @@ reducers = {
         levels=st.sampled_from(["relative", "absolute"]),
         drop_all_at_end=st.booleans(),
     ),
+    "pyramid_drop": st.builds(
+        PyramidDrop,
+        layers=layers.filter(lambda found: found[-1] < LAYERS - 1),
+        ratios=ratios,
+    ),
+    "sparse_vlm": st.builds(SparseVLM, scale=st.sampled_from([0.1, 0.5, 1, 1.9])),
+    "frame_fusion": st.builds(
+        FrameFusion,
+        cost=st.sampled_from([0.05, 0.3, 0.9, 1]),
+        threshold=st.sampled_from([-1, 0, 0.6, 1]),
+        least_share=st.sampled_from([0.01, 0.1, 1]),
+        start_layer=st.integers(-1, LAYERS - 2),
+    ),
+    "evs": st.builds(Evs, ratio=ratios, layer=st.integers(-1, LAYERS - 1)),
+    "div_prune": st.builds(DivPrune, ratio=ratios, layer=st.integers(-1, LAYERS - 1)),
+    "vtw": st.builds(Vtw, layer=st.integers(-1, LAYERS - 1)),
 }
 MERGING = {"vcc", "tome", "spatial_average", "temporal_average"}
+BOTH = {"frame_fusion"}
 by_name = pytest.mark.parametrize("name", sorted(reducers))
 
 
@@ -74,7 +97,7 @@ def samples(draw):
 
 
 def tensors(tokens, seed):
-    """Attention and keys of few different values, so that ties are common."""
+    """Attention, keys and hidden states of few different values, so that ties are common."""
 
     def draw(*shape, salt):
         generator = torch.Generator().manual_seed(seed * 97 + salt)
@@ -84,12 +107,17 @@ def tensors(tokens, seed):
     return (
         lambda which, layer: draw(2, tokens, salt=rows[which] * 20 + layer),
         lambda layer: draw(tokens, 2, 3, salt=100 + layer) - 1.5,
+        lambda layer: draw(tokens, 3, salt=200 + layer) - 1.5,
     )
+
+
+def text():
+    return torch.tensor([[1.0, 0, 0], [0, 1, 0]])
 
 
 def views(sample, reducer):
     cells, sizes, seed = sample
-    attention, keys = tensors(len(cells), seed)
+    attention, keys, hidden = tensors(len(cells), seed)
     last = -1
     for layer in reducer.acts_after(LAYERS):
         yield FakeView(
@@ -100,6 +128,9 @@ def views(sample, reducer):
             since=layer - last,
             attention=attention,
             keys=keys(layer),
+            hidden=hidden(layer),
+            text_embeddings=text(),
+            visual_embeddings=hidden(-1),
             needs=reducer.needs(),
             seed=seed,
         )
@@ -107,6 +138,10 @@ def views(sample, reducer):
 
 def half_up(value):
     return math.floor(value + Fraction(1, 2))
+
+
+def share_left(tokens, ratio):
+    return max(1, half_up(tokens * (1 - Fraction(str(ratio)))))
 
 
 def declared(reducer, view):
@@ -119,9 +154,22 @@ def declared(reducer, view):
         return sum(-(-count // 2) for count in Counter(zip(*keys, strict=True)).values())
 
     match reducer.name:
-        case "fastv" | "random":
-            ratio = reducer.ratio if reducer.name == "fastv" else reducer.ratios
-            kept = max(1, half_up(tokens * (1 - Fraction(str(ratio)))))
+        case "fastv" | "random" | "pyramid_drop" | "div_prune":
+            staged = reducer.name in ("random", "pyramid_drop")
+            kept = share_left(tokens, reducer.ratios if staged else reducer.ratio)
+        case "evs":
+            cells = Counter(number for number, *_ in set(zip(items, rows, columns, strict=True)))
+            each = Counter(items).items()
+            kept = sum(max(cells[item], share_left(count, reducer.ratio)) for item, count in each)
+        case "sparse_vlm":
+            stage = reducer.acts_after(LAYERS).index(view.layer)
+            share = Fraction(str(reducer.shares[stage])) * Fraction(str(reducer.scale))
+            kept = min(tokens, max(1, half_up(view.total * min(1, share))))
+        case "frame_fusion":
+            # What it keeps depends on the layers before; its budget has a test of its own.
+            return range(1, tokens + 1)
+        case "vtw":
+            kept = 0
         case "vcc":
             keys = items if reducer.within == "sequence" else zip(items, frames, strict=True)
             kept = sum(-(-count // reducer.stride) for count in Counter(keys).values())
@@ -175,7 +223,7 @@ def test_any_plan_is_valid_and_within_the_declared_schedule(name, data):
         if name in MERGING:
             assert sizes[-1] == 0
             assert min(sizes[:-1]) >= 1
-        else:
+        elif name not in BOTH:
             assert not plan.merges
         for slot in range(plan.kept):
             assert len({sample[0][j][0] for j, s in enumerate(slots) if s == slot}) == 1, (
@@ -213,8 +261,17 @@ def test_same_seed_same_plan(name, data):
 def test_a_whole_prefill_accounts_for_every_original(name, data):
     reducer = data.draw(reducers[name])
     cells, _, seed = data.draw(samples())
-    attention, keys = tensors(len(cells), seed)
-    done = prefill(reducer, cells, LAYERS, attention=attention, keys=keys, seed=seed)
+    attention, keys, hidden = tensors(len(cells), seed)
+    done = prefill(
+        reducer,
+        cells,
+        LAYERS,
+        attention=attention,
+        keys=keys,
+        hidden=hidden,
+        text=text(),
+        seed=seed,
+    )
     seen = Counter(token for each in done.members for token in each)
     assert all(times == 1 for times in seen.values())
     if name in MERGING or not done.plans:
@@ -222,7 +279,7 @@ def test_a_whole_prefill_accounts_for_every_original(name, data):
     firsts = [min(each) for each in done.members]
     assert firsts == sorted(firsts)
     assert done.held == sorted(done.held, reverse=True)
-    if not (name == "vas" and reducer.drop_all_at_end):
+    if name != "vtw" and not (name == "vas" and reducer.drop_all_at_end):
         assert done.members, "something always stays"
 
 
@@ -264,39 +321,60 @@ def test_vas_removes_whole_groups_and_no_more_than_its_share(data):
         Random(ratios=0),
         Random(ratios=(0, 0)),
         Vas(ratio=0, trigger_share=0, interval=1),
+        PyramidDrop(ratios=0),
+        SparseVLM(shares=(1, 1, 1)),
+        FrameFusion(cost=1),
+        Evs(ratio=0),
+        DivPrune(ratio=0),
     ],
     ids=repr,
 )
 def test_nothing_to_remove_is_the_identity(reducer):
     cells = grid(4, 3, 3)
-    attention, keys = tensors(len(cells), 5)
-    done = prefill(reducer, cells, LAYERS, attention=attention, keys=keys)
+    attention, keys, hidden = tensors(len(cells), 5)
+    done = prefill(
+        reducer, cells, LAYERS, attention=attention, keys=keys, hidden=hidden, text=text()
+    )
     assert done.plans == []
     assert done.held == [36] * LAYERS
 
 
-@by_name
+EXTREME = {
+    "keep_all": KeepAll(),
+    "fastv": FastV(ratio=0.9),
+    "vcc": Vcc(),
+    "random": Random(),
+    "spatial_average": SpatialAverage(),
+    "temporal_average": TemporalAverage(),
+    "tome": ToMe(r=9),
+    "vas": Vas(ratio=0.9, interval=1),
+    "pyramid_drop": PyramidDrop(ratios=0.9),
+    "sparse_vlm": SparseVLM(scale=0.05),
+    "frame_fusion": FrameFusion(cost=0.05),
+    "evs": Evs(ratio=0.9),
+    "div_prune": DivPrune(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXTREME))
 def test_a_single_token_stays(name):
-    settings_of = {"fastv": {"ratio": 0.9}, "vas": {"ratio": 0.9, "interval": 1}, "tome": {"r": 9}}
-    cls = {"keep_all": KeepAll, "fastv": FastV, "vcc": Vcc, "random": Random, "tome": ToMe}
-    cls |= {"vas": Vas, "spatial_average": SpatialAverage, "temporal_average": TemporalAverage}
-    attention, keys = tensors(1, 0)
-    reducer = cls[name](**settings_of.get(name, {}))
-    done = prefill(reducer, grid(1, 1, 1), LAYERS, attention=attention, keys=keys)
+    assert reducers.keys() - EXTREME.keys() == {"vtw"}, "which withdraws it, too"
+    attention, keys, hidden = tensors(1, 0)
+    done = prefill(
+        EXTREME[name],
+        grid(1, 1, 1),
+        LAYERS,
+        attention=attention,
+        keys=keys,
+        hidden=hidden,
+        text=text(),
+    )
     assert done.held == [1] * LAYERS
     assert done.plans == []
 
 
 @by_name
 def test_no_token_at_all_is_left_as_it_is(name):
-    reducer = {"vas": Vas(drop_all_at_end=True)}.get(name)
-    reducer = reducer or {
-        "keep_all": KeepAll(),
-        "fastv": FastV(),
-        "vcc": Vcc(),
-        "tome": ToMe(),
-    }.get(name)
-    reducer = reducer or {"random": Random(), "temporal_average": TemporalAverage()}.get(name)
-    reducer = reducer or SpatialAverage()
+    reducer = {**EXTREME, "vas": Vas(drop_all_at_end=True), "vtw": Vtw()}[name]
     for view in views(([], [], 0), reducer):
         assert reducer.plan(view) is None

@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import tokenreduce_plugins.tome
-from tests.plugins.fake_view import FakeView, grid
+from tokenreduce.testing.views import FakeView, grid
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.random import Random
 from tokenreduce_plugins.spatial_average import SpatialAverage

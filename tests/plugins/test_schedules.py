@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.plugins.fake_view import constant, grid, prefill
+from tokenreduce.testing.views import constant, grid, prefill
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.keep_all import KeepAll
 from tokenreduce_plugins.random import Random

@@ -12,16 +12,23 @@ import pytest
 from pydantic import ValidationError
 
 from tokenreduce.errors import ConfigError
+from tokenreduce_plugins.div_prune import DivPrune
+from tokenreduce_plugins.evs import Evs
 from tokenreduce_plugins.fastv import FastV
+from tokenreduce_plugins.frame_fusion import FrameFusion
 from tokenreduce_plugins.keep_all import KeepAll
+from tokenreduce_plugins.pyramid_drop import PyramidDrop
 from tokenreduce_plugins.random import Random
+from tokenreduce_plugins.sparse_vlm import SparseVLM
 from tokenreduce_plugins.spatial_average import SpatialAverage
 from tokenreduce_plugins.temporal_average import TemporalAverage
 from tokenreduce_plugins.tome import ToMe
 from tokenreduce_plugins.vas import Vas
 from tokenreduce_plugins.vcc import Vcc
+from tokenreduce_plugins.vtw import Vtw
 
 ALL = [KeepAll, Vas, FastV, Vcc, ToMe, Random, SpatialAverage, TemporalAverage]
+ALL += [PyramidDrop, SparseVLM, FrameFusion, Evs, DivPrune, Vtw]
 ROOT = Path(__file__).parents[2]
 each = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.name)
 
@@ -49,6 +56,17 @@ DEFAULTS = {
     Random: {"layers": [12 / 32, 20 / 32], "ratios": 0.5},
     SpatialAverage: {"layers": [12 / 32, 20 / 32], "axis": "auto"},
     TemporalAverage: {"layers": [12 / 32, 20 / 32]},
+    PyramidDrop: {"layers": [8 / 32, 16 / 32, 24 / 32], "ratios": 0.5},
+    SparseVLM: {
+        "layers": [3 / 32, 7 / 32, 16 / 32],
+        "shares": [300 / 576, 200 / 576, 110 / 576],
+        "scale": 1,
+        "heads": 14 / 32,
+    },
+    FrameFusion: {"cost": 0.3, "threshold": 0.6, "least_share": 0.1, "start_layer": -1},
+    Evs: {"ratio": 0.7, "layer": -1},
+    DivPrune: {"ratio": 0.902, "layer": -1},
+    Vtw: {"layer": 0.5},
 }
 
 
@@ -120,6 +138,22 @@ def test_unknown_settings_are_refused(cls):
         (SpatialAverage, {"layers": (-2,)}, "layers"),
         (SpatialAverage, {"axis": "frames"}, "axis"),
         (TemporalAverage, {"layers": ()}, "layers"),
+        (PyramidDrop, {"ratios": (0.5, 0.5)}, "2 ratios for 3 layers"),
+        (PyramidDrop, {"ratios": 1}, "less than 1"),
+        (PyramidDrop, {"layers": ()}, "layers"),
+        (SparseVLM, {"shares": (0.5, 0.4)}, "2 shares for 3 layers"),
+        (SparseVLM, {"shares": (0.2, 0.4, 0.1)}, r"shares \[0.2, 0.4, 0.1\] rise"),
+        (SparseVLM, {"shares": (0.5, 0.4, 0)}, "greater than 0"),
+        (SparseVLM, {"scale": 0}, "scale"),
+        (SparseVLM, {"heads": 1.5}, "heads"),
+        (FrameFusion, {"cost": 0}, "greater than 0"),
+        (FrameFusion, {"cost": 1.1}, "less than or equal to 1"),
+        (FrameFusion, {"threshold": 2}, "threshold"),
+        (FrameFusion, {"least_share": 0}, "least_share"),
+        (Evs, {"ratio": 1}, "less than 1"),
+        (Evs, {"layer": -2}, "layer"),
+        (DivPrune, {"ratio": -0.1}, "greater than or equal to 0"),
+        (Vtw, {"layer": None}, "layer"),
     ],
 )
 def test_nonsense_is_refused_when_written(cls, setting, message):
@@ -148,6 +182,15 @@ def test_nonsense_is_refused_when_written(cls, setting, message):
         (SpatialAverage(layers=(0.9, 0.1)), 32, "out of order"),
         (TemporalAverage(layers=(5, 4)), 32, "out of order"),
         (TemporalAverage(layers=(4, 40)), 32, "layer 40 does not exist"),
+        (PyramidDrop(layers=(5, 31)), 32, "layer 31 is the last of 32 .* use at most 30"),
+        (PyramidDrop(layers=(9, 5)), 32, "out of order"),
+        (SparseVLM(layers=(-1, 3, 5)), 32, "sparse_vlm: layer -1 is before the first"),
+        (SparseVLM(), 6, "two reductions meet on one layer"),
+        (FrameFusion(start_layer=31), 32, r"start_layer 31 \(index 31\) is the last of 32"),
+        (FrameFusion(start_layer=40), 32, "layer 40 does not exist"),
+        (Evs(layer=32), 32, "layer 32 does not exist"),
+        (DivPrune(layer=1.5), 32, "neither an index nor a fraction"),
+        (Vtw(layer=99), 28, "layer 99 does not exist"),
     ],
     ids=str,
 )
@@ -157,7 +200,17 @@ def test_layers_that_do_not_fit_the_model_are_refused(reducer, num_layers, messa
 
 
 @pytest.mark.parametrize(
-    "reducer", [Vcc(layer=-1), Random(layers=(-1, 3)), TemporalAverage(layers=(-1,))]
+    "reducer",
+    [
+        Vcc(layer=-1),
+        Random(layers=(-1, 3)),
+        TemporalAverage(layers=(-1,)),
+        PyramidDrop(layers=(-1,)),
+        FrameFusion(),
+        Evs(),
+        DivPrune(),
+        Vtw(layer=-1),
+    ],
 )
 def test_what_needs_no_attention_may_act_before_the_first_layer(reducer):
     assert reducer.acts_after(32)[0] == -1

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from tests.tiny import IMAGE, PAD, VIDEO, tiny_onevision
 from tokenreduce.benchmark import Benchmark, Progress, Sample
 from tokenreduce.inference import Loaded, load_model
+from tokenreduce.testing.tiny import IMAGE, PAD, VIDEO, tiny_onevision
 from tokenreduce_model_adapters.llava_onevision import LlavaOnevision
 
 WORDS = ["which", "color", "is", "the", "ring", "cross", "first", "user", "assistant"]

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.runs.conftest import Observed, Questions, write_clip
-from tests.tiny import PER_FRAME, VIDEO
 from tokenreduce import Plan, Reducer, View
 from tokenreduce.asking import reason
 from tokenreduce.benchmark import Sample
@@ -22,6 +21,7 @@ from tokenreduce.errors import AdapterError, ConfigError, VideoError
 from tokenreduce.inference import EncodedVideo, Loaded, answer, load_model
 from tokenreduce.runner import answer_clip, compare, run_cells, spread
 from tokenreduce.store import Store
+from tokenreduce.testing.tiny import PER_FRAME, VIDEO
 from tokenreduce.video import load_video
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.keep_all import KeepAll

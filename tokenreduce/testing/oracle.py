@@ -8,31 +8,47 @@ layer holds, and a merge is a product with a row-stochastic matrix.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-import tokenreduce
-from tokenreduce import Plan, Reducer, View
+from tokenreduce.api import reduce
+from tokenreduce.plan import Plan
+from tokenreduce.reducer import Needs, Reducer
+from tokenreduce.session import Run, Session
+from tokenreduce.testing.check import require
+from tokenreduce.view import View
+
+if TYPE_CHECKING:
+    from tokenreduce.adapter import ModelAdapter
+
+TOLERANCE = 1e-4
+"""Largest difference of logits, in float32."""
+
+Merges = dict[int, list[tuple[int, Tensor]]]
+"""``merges[layer]``: ``(sample, matrix)`` to apply to the prompt before ``layer`` runs."""
 
 
 class Recorder(Reducer):
     """Passes everything on to another reducer, and writes down what it answered."""
 
-    name = "recorder"
+    name: ClassVar[str] = "recorder"
     inner: Reducer
     answers: list[tuple[int, list[int], list[int], list[int]]] = Field(default_factory=list)
 
     def acts_after(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers of the other reducer."""
         return self.inner.acts_after(num_layers)
 
-    def needs(self) -> Any:
+    def needs(self) -> Needs:
+        """Return the needs of the other reducer."""
         return self.inner.needs()
 
     def plan(self, view: View) -> Plan | None:
+        """Ask the other reducer."""
         plan = self.inner.plan(view)
         if plan is not None:
             self.answers.append(
@@ -59,30 +75,45 @@ def masked(
     model: Any,
     held: list[list[list[int]]],
     prompt_length: int,
-    merges: dict[int, list[tuple[int, Tensor]]] | None = None,
+    merges: Merges | None = None,
     rows_per_sample: int = 1,
+    adapter: ModelAdapter | None = None,
 ) -> Iterator[None]:
     """Run ``model`` as if each layer held only ``held[layer][sample]`` of the prompt.
 
-    ``merges[layer]`` lists ``(sample, matrix)`` to apply to the prompt's hidden states before
-    ``layer`` runs.
+    Parameters
+    ----------
+    model
+        Nothing of this package is attached to it.
+    held
+        As of :meth:`tokenreduce.trace.Trace.kept_positions`.
+    prompt_length
+        Tokens of the prompt, padding included; what follows is generated, and seen by all.
+    merges
+        Matrices for the prompt's hidden states, by the layer before which they apply.
+    rows_per_sample
+        Rows of the batch for each sample, as with beams.
+    adapter
+        Finds the decoder; by default the model's own ``get_decoder``.
     """
-    layers = model.get_decoder().layers
-    eager = model.config.text_config._attn_implementation == "eager"
+    decoder = _decoder(model, adapter)
+    layers = decoder.layers
+    eager = decoder.config._attn_implementation == "eager"
     hooks = []
 
     def hook_for(number: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0]
             batch, count, _ = hidden.shape
-            if count == prompt_length and merges and number in merges:
+            cached = getattr(kwargs.get("past_key_values"), "layers", [])
+            past = cached[number].get_seq_length() if number < len(cached) else 0
+            if past == 0 and merges and number in merges:
                 hidden = hidden.clone()
                 for sample, matrix in merges[number]:
                     for beam in range(rows_per_sample):
                         row = sample * rows_per_sample + beam
-                        hidden[row] = (matrix @ hidden[row].double()).to(hidden.dtype)
-            cache = kwargs["past_key_values"]
-            past = cache.layers[number].get_seq_length() if number < len(cache.layers) else 0
+                        merged = matrix @ hidden[row, :prompt_length].double()
+                        hidden[row, :prompt_length] = merged.to(hidden.dtype)
             total = past + count
             causal = torch.ones(count, total, dtype=torch.bool).tril(past)
             own = torch.zeros(count, total, dtype=torch.bool)
@@ -110,10 +141,46 @@ def masked(
             handle.remove()
 
 
+def _decoder(model: Any, adapter: ModelAdapter | None) -> Any:
+    return adapter.decoder(model) if adapter else model.get_decoder()
+
+
+def attach(
+    model: Any, reducers: list[Reducer], adapter: ModelAdapter | None = None
+) -> AbstractContextManager[Run]:
+    """Attach reducers through the public function, or with an adapter that is not installed."""
+    if adapter is None:
+        return reduce(model, reducers)
+    return Session(model, adapter, reducers).attached()
+
+
 def check_against_oracle(
-    model: Any, reducers: list[Reducer], inputs: dict[str, Tensor], *, new: int = 16, **options: Any
-) -> Any:
-    """Generate under reduction and under the oracle; compare every token and every logit."""
+    model: Any,
+    reducers: list[Reducer],
+    inputs: dict[str, Tensor],
+    *,
+    new: int = 16,
+    adapter: ModelAdapter | None = None,
+    **options: Any,
+) -> Run:
+    """Generate under reduction and under the oracle; compare every token and every logit.
+
+    Parameters
+    ----------
+    model, reducers, inputs
+        What to run.
+    new
+        Tokens to generate.
+    adapter
+        Of a model family that is not installed.
+    **options
+        For ``generate``.
+
+    Raises
+    ------
+    ConformanceError
+        If any token or logit differs.
+    """
     recorders = [Recorder(inner=reducer, answers=[]) for reducer in reducers]
     settings = {
         "max_new_tokens": new,
@@ -125,22 +192,29 @@ def check_against_oracle(
     rows = max(options.get("num_beams", 1), options.get("num_return_sequences", 1))
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        with tokenreduce.reduce(model, recorders) as run:
+        with attach(model, [*recorders], adapter) as run:
             reduced = model.generate(**inputs, **settings)
         held = [row[::rows] for row in run.trace.kept_positions()]
-        merges = _merges(run.trace, recorders, length, rows)
-        with masked(model, held, length, merges, rows):
+        merges = dense_merges(run.trace, recorders, length, rows)
+        with masked(model, held, length, merges, rows, adapter):
             expected = model.generate(**inputs, **settings)
-    assert torch.equal(reduced.sequences, expected.sequences)
     for step, (ours, theirs) in enumerate(zip(reduced.logits, expected.logits, strict=True)):
-        difference = (ours - theirs).abs().max().item()
-        assert difference <= 1e-4, f"step {step}: logits differ by {difference}"
+        require_close(ours, theirs, f"step {step}")
+    require(torch.equal(reduced.sequences, expected.sequences), "the generated tokens differ")
     return run
 
 
-def _merges(
-    trace: Any, recorders: list[Recorder], length: int, rows: int
-) -> dict[int, list[tuple[int, Tensor]]]:
+def require_close(ours: Tensor, theirs: Tensor, where: str) -> None:
+    """Raise :class:`ConformanceError` if logits differ by more than the tolerance."""
+    difference = (ours - theirs).abs().max().item()
+    require(
+        difference <= TOLERANCE,
+        f"{where}: logits differ by {difference:.3g} from those of the full model with the dropped "
+        f"tokens masked and the merged ones averaged (allowed: {TOLERANCE:.0e})",
+    )
+
+
+def dense_merges(trace: Any, recorders: list[Recorder], length: int, rows: int = 1) -> Merges:
     """Pair the recorded answers with the samples of the trace's events, in order."""
     answers = sorted(
         (
@@ -155,10 +229,10 @@ def _merges(
         for layer, number, order in answers
         if max(recorders[number].answers[order][2]) + 1 < len(recorders[number].answers[order][2])
     ]
-    assert len(acted) == len(events)
-    merges: dict[int, list[tuple[int, Tensor]]] = {}
+    require(len(acted) == len(events), "the trace lists other reductions than those answered")
+    merges: Merges = {}
     for event, (layer, index, slot, size) in zip(events, acted, strict=True):
-        assert event.layer == layer
+        require(event.layer == layer, "the trace lists reductions in another order")
         if event.sample % rows:
             continue
         matrix = dense_matrix(length, index, slot, size)

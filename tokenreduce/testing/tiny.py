@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 IMAGE, VIDEO, PAD = 120, 121, 0
+PATCH = 8
+TILES = ((1, 1), (2, 1), (1, 2))
 SIDE = 2  # tokens per side of a video frame: ceil((32 // 8) / 2)
 PER_FRAME = SIDE * SIDE
 
@@ -20,9 +22,26 @@ def tiny_onevision(
     key_heads: int = 2,
     hidden: int = 32,
     seed: int = 0,
+    backbone: Literal["qwen2", "llama"] = "qwen2",
+    image_size: int = 32,
 ) -> Any:
-    """Return a random LLaVA-OneVision; weights are large so that attention is far from uniform."""
+    """Return a random LLaVA-OneVision; weights are large so that attention is far from uniform.
+
+    Parameters
+    ----------
+    layers, heads, key_heads, hidden
+        Sizes of the decoder.
+    attention
+        Attention implementation of the whole model.
+    seed
+        Of the weights.
+    backbone
+        Family of the decoder.
+    image_size
+        Pixels per side of a picture; patches have 8, so 32 makes 2 x 2 tokens of a video frame.
+    """
     from transformers import (
+        LlamaConfig,
         LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,
         Qwen2Config,
@@ -35,10 +54,10 @@ def tiny_onevision(
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
+        image_size=image_size,
+        patch_size=PATCH,
     )
-    text = Qwen2Config(
+    text = (Qwen2Config if backbone == "qwen2" else LlamaConfig)(
         vocab_size=128,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -55,7 +74,7 @@ def tiny_onevision(
         video_token_id=VIDEO,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        image_grid_pinpoints=[[32, 32], [64, 32], [32, 64]],
+        image_grid_pinpoints=[[image_size * rows, image_size * columns] for rows, columns in TILES],
     )
     model = LlavaOnevisionForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = None
@@ -69,12 +88,18 @@ def video_ids(frames: int) -> list[int]:
     return [VIDEO] * (frames * PER_FRAME + 1)
 
 
+def padded(rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
+    """Return ids and mask of prompts padded on the left to the longest, and by ``extra`` more."""
+    longest = max(len(row) for row in rows) + extra
+    gaps = [longest - len(row) for row in rows]
+    ids = [[PAD] * gap + row for gap, row in zip(gaps, rows, strict=True)]
+    mask = [[0] * gap + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
 def batch(rows: list[list[int]], videos: int, frames: int, seed: int = 1) -> dict[str, Tensor]:
     """Return model inputs for prompts padded on the left, with ``videos`` random clips in all."""
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    inputs = {"input_ids": ids, "attention_mask": mask}
+    inputs = padded(rows)
     if videos:
         generator = torch.Generator().manual_seed(seed)
         inputs["pixel_values_videos"] = torch.randn(videos, frames, 3, 32, 32, generator=generator)

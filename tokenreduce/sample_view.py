@@ -1,0 +1,164 @@
+"""The view of one sample of a running prefill: re-indexes what the core holds to the survivors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from tokenreduce.errors import ReducerError
+from tokenreduce.layout import Role
+from tokenreduce.view import Heads, PastEvent, Rows, View
+
+if TYPE_CHECKING:
+    from tokenreduce.reducer import Needs
+    from tokenreduce.scheduler import Prefill
+
+
+class SampleView(View):
+    """The view of one sample of a running prefill."""
+
+    def __init__(
+        self,
+        prefill: Prefill,
+        stage: int,
+        layer: int,
+        sample: int,
+        hidden: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> None:
+        self._prefill, self._stage, self._sample = prefill, stage, sample
+        self._hidden, self._rows = hidden, rows
+        layout = prefill.layout
+        self.layer, self.num_layers = layer, len(prefill.layers)
+        self._columns = columns
+        self.index = columns + prefill.offset
+        self.item = layout.item[sample][columns]
+        self.frame = layout.frame[sample][columns]
+        self.row = layout.row[sample][columns]
+        self.column = layout.column[sample][columns]
+        self.size = prefill.tokens.size[sample][columns]
+        self.total = int((layout.role[sample] == int(Role.GRID)).sum())
+        own = [r for r in prefill.records if r.stage == stage and r.sample == sample]
+        self.events = tuple(PastEvent(r.layer, r.before, r.plan.kept, r.plan.note) for r in own)
+        self.layers_since_reduction = layer - own[-1].layer if own else layer + 1
+
+    @property
+    def _needs(self) -> Needs:
+        return self._prefill.stages[self._stage].needs
+
+    @property
+    def _name(self) -> str:
+        return self._prefill.stages[self._stage].reducer.name
+
+    def attention(
+        self,
+        rows: Rows | Sequence[int] = "text",
+        back: int = 0,
+        heads: Heads = "mean",
+        layer: Literal["this", "next"] = "this",
+    ) -> Tensor:
+        """See :meth:`tokenreduce.view.View.attention`."""
+        asked = rows if isinstance(rows, str) else self._checked(rows)
+        if layer == "next":
+            self._require(self._needs.next_layer, "next_layer=True")
+            if self.layer + 1 >= self.num_layers:
+                raise ReducerError(f"reducer '{self._name}' asks for the layer after the last one.")
+            weight = self._prefill.peeked(self.layer + 1, self._sample, self._hidden, asked)
+            per_head = weight[:, self._rows]
+        else:
+            per_head = self._history(asked, back)
+        if heads == "each":
+            return per_head
+        return per_head.mean(0) if heads == "mean" else per_head.sum(0)
+
+    def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Return row indices that there are."""
+        count = int(self._prefill.text_columns(self._sample).numel())
+        chosen = tuple(int(row) for row in rows)
+        if not chosen or not all(0 <= row < count for row in chosen):
+            raise ReducerError(
+                f"reducer '{self._name}' asks for the text rows {list(chosen)}, but there are "
+                f"{count}: name at least one from 0 to {count - 1}."
+            )
+        return chosen
+
+    def _history(self, rows: Rows | tuple[int, ...], back: int) -> Tensor:
+        needs = self._needs
+        declared = rows if isinstance(rows, str) else "text"
+        covered = declared in needs.attention or (declared == "last" and "text" in needs.attention)
+        self._require(covered, f"attention={{'{declared}'}}")
+        self._require(0 <= back <= needs.history, f"history={back}")
+        source = self.layer - back
+        if source < 0:
+            raise ReducerError(
+                f"reducer '{self._name}' asks after layer {self.layer} for the attention of layer "
+                f"{source}, which does not exist: look at view.layer first."
+            )
+        weight = self._prefill.received(source, self._sample, rows)
+        # Tokens merged since then count with the token that carries them now.
+        then = self._prefill.seen[source].index[self._sample].to(weight.device)
+        owner = self._prefill.tokens.owner[self._sample].to(weight.device)
+        carrier = owner[then.clamp(min=0)].masked_fill(then < 0, -1)
+        mine = self._columns.to(weight.device)
+        where = torch.searchsorted(mine, carrier).clamp(max=mine.numel() - 1)
+        match = mine[where] == carrier
+        total = torch.zeros(weight.shape[0], mine.numel(), device=weight.device)
+        return total.index_add_(1, where[match], weight[:, match]).to(self.index.device)
+
+    @property
+    def keys(self) -> Tensor:
+        """See :attr:`tokenreduce.view.View.keys`."""
+        self._require(self._needs.keys, "keys=True")
+        if self.layer < 0:
+            raise ReducerError(f"reducer '{self._name}' asks for keys before the first layer.")
+        capture = self._prefill.probe.captures[self.layer]
+        rows = self._prefill.seen[self.layer].rows_of(self._sample, self._columns)
+        where = rows.to(capture.key.device) + capture.past
+        return capture.key[self._sample].index_select(1, where).transpose(0, 1)
+
+    @property
+    def hidden(self) -> Tensor:
+        """See :attr:`tokenreduce.view.View.hidden`."""
+        return self._hidden[self._sample].index_select(0, self._rows.to(self._hidden.device))
+
+    @property
+    def text_hidden(self) -> Tensor:
+        """See :attr:`tokenreduce.view.View.text_hidden`."""
+        columns = self._prefill.text_columns(self._sample)
+        where = self._prefill.tokens.rows_of(self._sample, columns)
+        return self._hidden[self._sample].index_select(0, where.to(self._hidden.device))
+
+    @property
+    def text_embeddings(self) -> Tensor:
+        """See :attr:`tokenreduce.view.View.text_embeddings`."""
+        columns = self._prefill.text_columns(self._sample)
+        embeddings = self._prefill.embeddings[self._sample]
+        return embeddings.index_select(0, columns.to(embeddings.device))
+
+    @property
+    def visual_embeddings(self) -> Tensor:
+        """See :attr:`tokenreduce.view.View.visual_embeddings`."""
+        columns = (self._prefill.layout.role[self._sample] == int(Role.GRID)).nonzero().squeeze(1)
+        embeddings = self._prefill.embeddings[self._sample]
+        return embeddings.index_select(0, columns.to(embeddings.device))
+
+    @property
+    def generator(self) -> torch.Generator:
+        """See :attr:`tokenreduce.view.View.generator`."""
+        digest = hashlib.blake2b(self._prefill.token_ids[self._sample], digest_size=8)
+        digest.update(f"{self._prefill.seed}/{self.layer}".encode())
+        generator = torch.Generator()
+        generator.manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
+        return generator
+
+    def _require(self, declared: bool, what: str) -> None:
+        if not declared:
+            raise ReducerError(
+                f"reducer '{self._name}' reads what it did not declare: return Needs({what}) from "
+                "needs()."
+            )
