@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -102,3 +104,18 @@ def test_cuda_peak() -> None:
     before = torch.cuda.memory_allocated()
     peak = peak_memory(lambda: torch.empty(MB, device="cuda"), "cuda")
     assert 0 <= peak - before - 4 * MB < 2 * 1024**2
+
+
+def test_garbage_from_before_does_not_lower_the_peak() -> None:
+    """What an earlier watched call left in a cycle is not given back by this one."""
+
+    def leaves_a_cycle() -> None:
+        cycle: list[object] = [torch.ones(1_000_000)]
+        cycle.append(cycle)
+
+    def call() -> None:
+        gc.collect()  # as the interpreter may do at any moment
+        torch.ones(250_000)
+
+    peak_memory(leaves_a_cycle)
+    assert peak_memory(call) >= 1_000_000

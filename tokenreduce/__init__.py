@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from tokenreduce.api import reduce
     from tokenreduce.benchmark import Benchmark
     from tokenreduce.errors import TokenReduceError
+    from tokenreduce.inference import load
     from tokenreduce.layout import Layout
     from tokenreduce.plan import Plan
     from tokenreduce.reducer import Reducer, ScoringReducer
     from tokenreduce.trace import Trace
+    from tokenreduce.video import load_video
     from tokenreduce.view import View
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Trace",
     "View",
     "hookimpl",
+    "load",
+    "load_video",
     "reduce",
 ]
 
@@ -47,6 +51,8 @@ _HOMES = {
     "TokenReduceError": "errors",
     "Trace": "trace",
     "View": "view",
+    "load": "inference",
+    "load_video": "video",
     "reduce": "api",
 }
 
@@ -56,3 +62,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tokenreduce' has no attribute '{name}'")
     return getattr(importlib.import_module(f"tokenreduce.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from pydantic import ValidationError
 from torch import nn
 
 from tokenreduce.adapter import ModelAdapter, claimed_by
 from tokenreduce.errors import AdapterError, ConfigError
 from tokenreduce.layout import Layout
 from tokenreduce.plugins import load_plugins
+from tokenreduce.problems import Report, build
 from tokenreduce.reducer import Reducer
 from tokenreduce.registry import Registry
 from tokenreduce.session import Run, Session
@@ -110,16 +110,10 @@ def make_reducer(name: str, settings: dict[str, Any], registry: Registry) -> Red
     ConfigError
         If the name is unknown or a setting is wrong; all wrong settings are named.
     """
-    kind = registry.reducer(name)
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or name} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        )
-        known = ", ".join(kind.model_fields) or "none"
-        raise ConfigError(f"reducer '{name}': {wrong}. Its settings are: {known}.") from None
+    report = Report()
+    made = build(registry.reducer(name), settings, (), report)
+    report.raise_if_any(f"the settings of the reducer '{name}'")
+    return cast("Reducer", made)
 
 
 def find_adapter(model: nn.Module, registry: Registry) -> ModelAdapter:

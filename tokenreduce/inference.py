@@ -43,6 +43,28 @@ class Loaded:
     device: str
     positions: str = "keep"
 
+    @property
+    def model(self) -> Any:
+        """The transformers model, in ``eval()`` mode."""
+        return self.checkpoint.model
+
+    def inputs(self, frames: Tensor, question: str) -> dict[str, Any]:
+        """Return what the model's ``generate`` takes, for one question about one video.
+
+        Parameters
+        ----------
+        frames
+            ``[frames, height, width, 3]`` uint8 RGB, as :func:`tokenreduce.load_video` gives them.
+        question
+            The user's words.
+        """
+        return EncodedVideo(self, frames).inputs(question)
+
+    def decode(self, tokens: Tensor, inputs: Mapping[str, Any]) -> str:
+        """Return the answer in what ``generate`` returned ``[1, tokens]`` for ``inputs``."""
+        prompt = inputs["input_ids"].shape[1]
+        return self.checkpoint.processor.decode(tokens[0, prompt:]).strip()
+
     def session(self, reducers: Sequence[Reducer], seed: int = 0) -> Session:
         """Return a session of ``reducers`` on the model, not yet attached."""
         from tokenreduce.session import Session
@@ -79,6 +101,37 @@ def pick_device(name: str) -> str:
             f"device '{name}' cannot be used here ({said}): give 'auto' or 'cpu'."
         ) from error
     return name
+
+
+def load(
+    name: str = EMBEDDED_MODEL,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    positions: str = "keep",
+) -> Loaded:
+    """Load the embedded model or a checkpoint folder, with what is needed to talk to it.
+
+    Parameters
+    ----------
+    name
+        ``embedded``, or a folder with a ``config.json`` whose family an adapter claims.
+    dtype, device
+        Of weights and activations.
+    positions
+        See :func:`tokenreduce.reduce`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such checkpoint or device.
+    AdapterError
+        If no adapter claims the model, or it cannot be loaded.
+    """
+    from tokenreduce.plugins import load_plugins
+
+    adapters = load_plugins().registry.adapters
+    return load_model(name, adapters, dtype=dtype, device=device, positions=positions)
 
 
 def load_model(

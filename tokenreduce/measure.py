@@ -7,6 +7,7 @@ allocator slows a call down.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -141,8 +142,16 @@ def _live_bytes(call: Call) -> list[int]:
 
     # Without it the profiler writes its own log lines between those of the progress bar.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
-        call()
+    # Garbage from before that is released inside would count as memory the call gave back.
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
+            call()
+    finally:
+        if collecting:
+            gc.enable()
     # The summaries of the public interface have no order in time; the raw events do.
     results: Any = watch.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]

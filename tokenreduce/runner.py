@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tokenreduce.asking import TIMED_REPEATS, Clip, Question
 from tokenreduce.cells import Reducers, describe, with_baseline
+from tokenreduce.errors import ConfigError, TokenReduceError
 from tokenreduce.inference import EncodedVideo, Loaded, answer, first_token, load_model
 from tokenreduce.measure import time_to_first_token
 from tokenreduce.report import Report, build_report
@@ -98,6 +99,8 @@ def compare(
         If the model cannot be loaded.
     """
     settings = config.settings
+    benchmark = cast("Benchmark", config.benchmark)
+    samples = _questions(benchmark, progress)  # before the weights: its files may be missing
     loaded = load_model(
         settings.model,
         plugins.registry.adapters,
@@ -108,8 +111,6 @@ def compare(
     rows = with_baseline(cast("Reducers", config.reducers))
     for reducers in rows.values():
         loaded.session(reducers)  # a layer that does not exist is an error of the request
-    benchmark = cast("Benchmark", config.benchmark)
-    samples = benchmark.samples(progress)
     plugins.notify("run_started", config=config.to_dict(), labels=list(rows))
     cells = [describe(label, reducers) for label, reducers in rows.items()]
     with (
@@ -248,6 +249,18 @@ def answer_clip(
         ttft_full_ms=times["full"].median * 1000,
         video=video,
     )
+
+
+def _questions(benchmark: Benchmark, progress: Progress | None) -> list[Sample]:
+    try:
+        return benchmark.samples(progress)
+    except TokenReduceError:
+        raise
+    except Exception as error:  # of a benchmark that anybody may have written
+        raise ConfigError(
+            f"benchmark '{benchmark.name}' cannot list its questions: {type(error).__name__}: "
+            f"{error}; look at its files and settings."
+        ) from error
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:

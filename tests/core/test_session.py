@@ -537,7 +537,7 @@ def test_a_cache_is_refused_outside_its_session():
     [
         ("vass", {}, "did you mean 'vas'"),
         ("vas", {"ration": 0.3}, "ration"),
-        ("vas", {"ratio": 1.5}, "ratio = 1.5"),
+        ("vas", {"ratio": 1.5}, "ratio: 1.5 is not valid"),
         (["vas", "fastv"], {"ratio": 0.3}, "go with one reducer"),
         ("fastv", {"layer": 6}, "layer 6 does not exist"),
         ("fastv", {"positions": "renumbered"}, "one of keep, renumber, mean"),

@@ -19,7 +19,7 @@ from tokenreduce.cells import describe, with_baseline
 from tokenreduce.config import CommonSettings, CompareConfig
 from tokenreduce.errors import AdapterError, ConfigError, VideoError
 from tokenreduce.inference import EncodedVideo, Loaded, answer, load_model
-from tokenreduce.runner import answer_clip, compare, run_cells, spread
+from tokenreduce.runner import _questions, answer_clip, compare, run_cells, spread
 from tokenreduce.store import Store
 from tokenreduce.testing.tiny import PER_FRAME, VIDEO
 from tokenreduce.video import load_video
@@ -380,3 +380,14 @@ def test_models_that_cannot_be_loaded(
         (directory / "config.json").write_text(content)
     with pytest.raises(error, match=message):
         load_model(str(directory), observed.adapters, dtype="float32", device="cpu")
+
+
+def test_a_benchmark_that_cannot_list_its_questions_is_a_wrong_request() -> None:
+    class Broken(Questions):
+        name = "broken"
+
+        def samples(self, progress: Any = None) -> list[Sample]:
+            raise TypeError("Sample.__init__() got an unexpected keyword argument 'categry'")
+
+    with pytest.raises(ConfigError, match=r"benchmark 'broken' cannot list its questions.*categry"):
+        _questions(Broken.model_construct(), None)

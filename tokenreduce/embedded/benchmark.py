@@ -42,7 +42,7 @@ class EmbeddedBenchmark(Benchmark):
 
     split: Literal["default", "full"] = Field(
         "default",
-        description="default: 250 questions, 8 and 16 frames; full: 2,300, 8 to 64 frames.",
+        description="default: 245 questions, 8 and 16 frames; full: 2,343, 8 to 64 frames.",
     )
 
     def samples(self, progress: Progress | None = None) -> list[Sample]:
