@@ -80,8 +80,9 @@ def apply_plans(
     for sample, plan in enumerate(plans):
         alive = (tokens.index[sample] >= 0).nonzero().squeeze(1)
         if plan is not None:
-            alive = _apply_one(hidden, tokens, layout, plan, sample, alive, owner, size)
-            hidden = _merged(hidden, tokens, plan, sample, layout)
+            grid = grid_rows(tokens, layout, sample)
+            alive = _apply_one(tokens, layout, plan, sample, grid, alive, owner, size)
+            hidden = _merged(hidden, tokens, plan, sample, grid)
         kept.append(alive)
     longest = max(rows.numel() for rows in kept)
     gather = torch.full((len(kept), longest), PAD, dtype=torch.long, device=tokens.index.device)
@@ -100,17 +101,17 @@ def grid_rows(tokens: Tokens, layout: Layout, sample: int) -> tuple[Tensor, Tens
 
 
 def _apply_one(
-    hidden: Tensor,
     tokens: Tokens,
     layout: Layout,
     plan: Plan,
     sample: int,
+    grid: tuple[Tensor, Tensor],
     alive: Tensor,
     owner: Tensor,
     size: Tensor,
 ) -> Tensor:
     """Update one sample's owner and size rows in place; return its rows that stay."""
-    rows, columns = grid_rows(tokens, layout, sample)
+    rows, columns = grid
     slot = plan.slot.to(columns.device)
     first = plan.first_members().to(columns.device)
     carrier = (
@@ -146,11 +147,13 @@ def _drop_empty_items(
     owner[sample][column[orphan]] = PAD
 
 
-def _merged(hidden: Tensor, tokens: Tokens, plan: Plan, sample: int, layout: Layout) -> Tensor:
+def _merged(
+    hidden: Tensor, tokens: Tokens, plan: Plan, sample: int, grid: tuple[Tensor, Tensor]
+) -> Tensor:
     """Return hidden states in which each merged token's carrier holds the weighted average."""
     if not plan.merges:
         return hidden
-    rows, columns = grid_rows(tokens, layout, sample)
+    rows, columns = grid
     slot = plan.slot.to(hidden.device)
     members = (slot >= 0).nonzero().squeeze(1)
     target = slot[members]

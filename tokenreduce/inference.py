@@ -62,7 +62,7 @@ class Loaded:
 
     def decode(self, tokens: Tensor, inputs: Mapping[str, Any]) -> str:
         """Return the answer in what ``generate`` returned ``[1, tokens]`` for ``inputs``."""
-        prompt = inputs["input_ids"].shape[1]
+        prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         return self.checkpoint.processor.decode(tokens[0, prompt:]).strip()
 
     def session(self, reducers: Sequence[Reducer], seed: int = 0) -> Session:
@@ -249,9 +249,7 @@ def answer(
     """
     with loaded.session(reducers, seed).attached() as run:
         tokens = _generate(loaded, inputs, max_new_tokens)
-        prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        text = loaded.checkpoint.processor.decode(tokens[0, prompt:])
-        return Answer(text.strip(), run.trace)
+        return Answer(loaded.decode(tokens, inputs), run.trace)
 
 
 def first_token(

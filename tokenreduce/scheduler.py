@@ -157,7 +157,7 @@ class Prefill:
             Its input after reduction, ``[batch, left', dim]``.
         """
         if not self._counts:
-            self._counts = self._count()
+            self._counts = [int(columns.numel()) for columns in self._grid_columns()]
         for number, stage in enumerate(self.stages):
             if layer - 1 in stage.layers:
                 hidden = self._ask(number, stage, layer - 1, hidden)
@@ -207,11 +207,11 @@ class Prefill:
         planned = time.perf_counter()
         hidden, self.tokens = apply_plans(hidden, self.tokens, self.layout, plans)
         applied = time.perf_counter()
-        self._counts, self._rope_left = self._count(), None
+        left = self._grid_columns()
+        self._counts, self._rope_left = [int(columns.numel()) for columns in left], None
         for sample, plan in enumerate(plans):
             if plan is None:
                 continue
-            _, columns = grid_rows(self.tokens, self.layout, sample)
             self.records.append(
                 Record(
                     layer,
@@ -219,7 +219,7 @@ class Prefill:
                     sample,
                     before[sample],
                     plan,
-                    columns,
+                    left[sample],
                     self.tokens.owner[sample],
                     planned - started,
                     applied - planned,
@@ -227,9 +227,9 @@ class Prefill:
             )
         return hidden
 
-    def _count(self) -> list[int]:
-        batch = range(self.layout.batch)
-        return [int(grid_rows(self.tokens, self.layout, b)[1].numel()) for b in batch]
+    def _grid_columns(self) -> list[Tensor]:
+        """Return, per sample, the input columns that its surviving grid tokens carry."""
+        return [grid_rows(self.tokens, self.layout, b)[1] for b in range(self.layout.batch)]
 
     def _want(self, layer: int) -> Want | None:
         capture, everything = False, False
@@ -247,9 +247,9 @@ class Prefill:
     def _forget(self, layer: int) -> None:
         """Let go of layers that no reducer can look back to."""
         oldest = layer - 1 - max((stage.needs.history for stage in self.stages), default=0)
-        for gone in [k for k in self.probe.captures if k < oldest]:
-            del self.probe.captures[gone]
-            del self.seen[gone]
+        for kept in (self.probe.captures, self.seen):
+            for gone in [k for k in kept if k < oldest]:
+                del kept[gone]
         self._received = {key: value for key, value in self._received.items() if key[0] >= oldest}
 
     def received(self, layer: int, sample: int, rows: Rows | tuple[int, ...]) -> Tensor:
