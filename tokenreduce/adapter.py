@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,10 +21,23 @@ Inputs = Mapping[str, Any]
 
 
 class Processor(ABC):
-    """Turns frames and a question into model inputs, and token ids back into text."""
+    """Turns frames and a question into model inputs, and token ids back into text.
+
+    Attributes
+    ----------
+    frames, sampling
+        How many frames of a clip the model was made for, and by which rule
+        (:func:`tokenreduce.load_video`) they are picked: what ``tokenreduce run`` does unless it
+        is told otherwise.
+    """
+
+    frames: int = 16
+    sampling: str = "uniform"
 
     @abstractmethod
-    def video_inputs(self, frames: Tensor, question: str) -> dict[str, Tensor]:
+    def video_inputs(
+        self, frames: Tensor, question: str, times: Sequence[float] | None = None
+    ) -> dict[str, Tensor]:
         """Return the model's inputs for one question about one video.
 
         Parameters
@@ -33,7 +46,27 @@ class Processor(ABC):
             ``[frames, height, width, 3]`` uint8 RGB.
         question
             The user's words; the chat template is added here.
+        times
+            Seconds of each frame, for families that write them into the prompt; None: two frames
+            a second.
         """
+
+    @staticmethod
+    def times_of(frames: Tensor, times: Sequence[float] | None) -> Sequence[float]:
+        """Return one time in seconds for each of ``frames``.
+
+        Raises
+        ------
+        AdapterError
+            If there is another number of times than of frames.
+        """
+        if times is None:
+            return [number / 2 for number in range(len(frames))]
+        if len(times) != len(frames):
+            raise AdapterError(
+                f"{len(frames)} frames were given with {len(times)} times: give one for each."
+            )
+        return times
 
     @abstractmethod
     def decode(self, token_ids: Tensor) -> str:
@@ -54,6 +87,15 @@ class ModelAdapter(ABC):
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint with this ``config.json`` is of the family.
+
+        Several families were published under one ``model_type``: those look at ``architectures``
+        as well.
+        """
+        return config.get("model_type") in cls.model_types
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """Return the language model: ``layers``, ``rotary_emb`` and ``norm`` are its children."""
@@ -82,6 +124,24 @@ class ModelAdapter(ABC):
             If the tokens do not add up to whole grids.
         """
 
+    def blocks(self, model: nn.Module, inputs: Inputs, layout: Layout) -> Tensor | None:
+        """Return which tokens of one forward see each other, whatever their order.
+
+        Parameters
+        ----------
+        model, inputs
+            As for :meth:`layout`.
+        layout
+            What :meth:`layout` returned, or the caller gave.
+
+        Returns
+        -------
+        Tensor or None
+            ``[batch, tokens]`` int64 over the forward's tokens: those with the same number from 0
+            on see each other, -1 elsewhere. None, the default: attention is causal throughout.
+        """
+        return None
+
     def encode_video(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """Run the vision tower once, and return inputs that carry its features instead of pixels.
 
@@ -99,6 +159,9 @@ class ModelAdapter(ABC):
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """Load a checkpoint directory: configuration, weights, tokenizer and processor settings.
 
+        A family's own choices are keyword parameters with defaults after these two; users set
+        them by name.
+
         Raises
         ------
         AdapterError
@@ -110,24 +173,3 @@ def claimed_by(adapter: ModelAdapter, model: nn.Module) -> bool:
     """Return whether ``adapter`` claims ``model`` by its configuration's ``model_type``."""
     config = getattr(model, "config", None)
     return getattr(config, "model_type", None) in adapter.model_types
-
-
-def expand_ids(token_ids: list[int], placeholder: int, counts: list[int]) -> list[int]:
-    """Replace the i-th ``placeholder`` of ``token_ids`` by ``counts[i]`` copies of it.
-
-    Raises
-    ------
-    AdapterError
-        If there are not as many placeholders as counts.
-    """
-    found = token_ids.count(placeholder)
-    if found != len(counts):
-        raise AdapterError(
-            f"the prompt holds {found} visual placeholders (token id {placeholder}) for "
-            f"{len(counts)} videos or images: does the chat template insert them?"
-        )
-    remaining = iter(counts)
-    expanded: list[int] = []
-    for token in token_ids:
-        expanded.extend([token] * (next(remaining) if token == placeholder else 1))
-    return expanded

@@ -32,7 +32,7 @@ class Clip:
         if self._opened is None:
             try:
                 video = load_video(self._path, self._frames)
-                self._opened = video, EncodedVideo(self._loaded, video.frames)
+                self._opened = video, EncodedVideo(self._loaded, video.frames, video.timestamps)
             except Exception as error:  # kept, so that a broken file is opened once
                 self._opened = error
         if isinstance(self._opened, Exception):

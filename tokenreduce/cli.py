@@ -148,16 +148,23 @@ def run_clip(
     model: Annotated[
         str, typer.Option(metavar="DIR", help="Folder of a checkpoint, or 'embedded'.")
     ] = "embedded",
+    model_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-option", metavar="NAME=VALUE", help="A choice of the model's family."
+        ),
+    ] = None,
     reducer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Answer again under this reducer.")
     ] = None,
     overrides: Overrides = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames to sample; by default 16.")
+        int | None, typer.Option(min=1, help="Frames to sample; by default as the model asks.")
     ] = None,
     sampling: Annotated[
-        str, typer.Option(help="How to sample: uniform, linspace, all or fps:X.")
-    ] = "uniform",
+        str | None,
+        typer.Option(help="How to sample: uniform, linspace, segments, all or fps:X."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     positions: Annotated[
@@ -190,14 +197,21 @@ def run_clip(
     chosen = [parse_reducer(reducer, values, class_names(manager))] if reducer else []
     prepare_libraries(model)
     from tokenreduce.inference import load_model
-    from tokenreduce.runner import DEFAULT_FRAMES, answer_clip
-    from tokenreduce.video import load_video
+    from tokenreduce.runner import answer_clip
+    from tokenreduce.video import check_video, load_video
 
     # The file first: a wrong one is told before any weight is read.
-    video = load_video(clip, frames or DEFAULT_FRAMES, sampling)
+    check_video(clip, frames or 1, sampling or "uniform")
     loaded = load_model(
-        model, manager.registry.adapters, dtype=dtype, device=device, positions=positions
+        model,
+        manager.registry.adapters,
+        dtype=dtype,
+        device=device,
+        positions=positions,
+        options=apply_overrides({}, model_options or []),
     )
+    processor = loaded.checkpoint.processor
+    video = load_video(clip, frames or processor.frames, sampling or processor.sampling)
     answer = answer_clip(
         loaded,
         video,

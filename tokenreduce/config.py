@@ -46,6 +46,9 @@ class CommonSettings(BaseModel):
         EMBEDDED_MODEL,
         description="'embedded', or the folder of a checkpoint, relative to the working directory",
     )
+    model_options: dict[str, Any] = Field(
+        {}, description="choices of the model's family, by name; its page lists them"
+    )
     frames: Annotated[int, Field(ge=1)] | None = Field(
         None, description="frames to sample from each video; null: as the benchmark says"
     )

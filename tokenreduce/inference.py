@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,9 @@ class Loaded:
         """The transformers model, in ``eval()`` mode."""
         return self.checkpoint.model
 
-    def inputs(self, frames: Tensor, question: str) -> dict[str, Any]:
+    def inputs(
+        self, frames: Tensor, question: str, times: Sequence[float] | None = None
+    ) -> dict[str, Any]:
         """Return what the model's ``generate`` takes, for one question about one video.
 
         Parameters
@@ -57,8 +60,10 @@ class Loaded:
             ``[frames, height, width, 3]`` uint8 RGB, as :func:`tokenreduce.load_video` gives them.
         question
             The user's words.
+        times
+            Seconds of each frame, for families that write them into the prompt.
         """
-        return EncodedVideo(self, frames).inputs(question)
+        return EncodedVideo(self, frames, times).inputs(question)
 
     def decode(self, tokens: Tensor, inputs: Mapping[str, Any]) -> str:
         """Return the answer in what ``generate`` returned ``[1, tokens]`` for ``inputs``."""
@@ -109,6 +114,7 @@ def load(
     dtype: str = "float32",
     device: str = "auto",
     positions: str = "keep",
+    options: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load the embedded model or a checkpoint folder, with what is needed to talk to it.
 
@@ -120,18 +126,22 @@ def load(
         Of weights and activations.
     positions
         See :func:`tokenreduce.reduce`.
+    options
+        Choices of the model's family, such as PLLaVA's ``lora_alpha``; its page names them.
 
     Raises
     ------
     ConfigError
-        If there is no such checkpoint or device.
+        If there is no such checkpoint, device or option.
     AdapterError
         If no adapter claims the model, or it cannot be loaded.
     """
     from tokenreduce.plugins import load_plugins
 
     adapters = load_plugins().registry.adapters
-    return load_model(name, adapters, dtype=dtype, device=device, positions=positions)
+    return load_model(
+        name, adapters, dtype=dtype, device=device, positions=positions, options=options
+    )
 
 
 def load_model(
@@ -141,6 +151,7 @@ def load_model(
     dtype: str,
     device: str,
     positions: str = "keep",
+    options: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load the embedded model or a checkpoint directory with the adapter that claims it.
 
@@ -154,18 +165,21 @@ def load_model(
         Of weights and activations; see :class:`tokenreduce.config.CommonSettings`.
     positions
         What becomes of position ids under reduction.
+    options
+        Keyword parameters of the adapter's ``load``.
 
     Raises
     ------
     ConfigError
-        If there is no such checkpoint.
+        If there is no such checkpoint or option.
     AdapterError
         If no adapter claims its ``model_type``, or it cannot be loaded.
     """
     directory = _directory(name)
     file = directory / "config.json"
     try:
-        model_type = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+        config = json.loads(file.read_text(encoding="utf-8"))
+        model_type = config["model_type"]
     except OSError as error:
         raise ConfigError(
             f"model '{name}' is no checkpoint directory: '{file}' cannot be read "
@@ -173,7 +187,7 @@ def load_model(
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"'{file}' is no model configuration: it has no model_type.") from error
-    claiming = [cls for cls in adapters.values() if model_type in cls.model_types]
+    claiming = [cls for cls in adapters.values() if cls.claims(config)]
     if not claiming:
         types = sorted(t for cls in adapters.values() for t in cls.model_types)
         raise AdapterError(
@@ -181,9 +195,22 @@ def load_model(
             f"{suggestion(model_type, types)}"
         )
     adapter, where = claiming[0](), pick_device(device)
-    checkpoint = adapter.load(directory, dtype=dtype, device=where)
+    _check_options(adapter, options or {})
+    checkpoint = adapter.load(directory, dtype=dtype, device=where, **(options or {}))
     known = name if name == EMBEDDED_MODEL else checkpoint.name
     return Loaded(known, adapter, checkpoint, where, positions)
+
+
+def _check_options(adapter: ModelAdapter, options: Mapping[str, Any]) -> None:
+    """Check that a family knows the options; raises :class:`ConfigError`."""
+    known = [name for name in signature(adapter.load).parameters if name not in _LOAD_PARAMETERS]
+    for name in options:
+        if name not in known:
+            said = suggestion(name, known) if known else "this family has no options."
+            raise ConfigError(f"the adapter '{adapter.name}' has no option '{name}': {said}")
+
+
+_LOAD_PARAMETERS = ("directory", "dtype", "device")
 
 
 class EncodedVideo:
@@ -195,10 +222,14 @@ class EncodedVideo:
         The model.
     frames
         ``[frames, height, width, 3]`` uint8 RGB.
+    times
+        Seconds of each frame; see :meth:`tokenreduce.adapter.Processor.video_inputs`.
     """
 
-    def __init__(self, loaded: Loaded, frames: Tensor) -> None:
-        self._loaded, self._frames = loaded, frames
+    def __init__(
+        self, loaded: Loaded, frames: Tensor, times: Sequence[float] | None = None
+    ) -> None:
+        self._loaded, self._frames, self._times = loaded, frames, times
         self._features: dict[str, Any] | None = None
         self._replaced: frozenset[str] = frozenset()
 
@@ -207,7 +238,7 @@ class EncodedVideo:
         import torch
 
         model = self._loaded.checkpoint.model
-        raw = self._loaded.checkpoint.processor.video_inputs(self._frames, question)
+        raw = self._loaded.checkpoint.processor.video_inputs(self._frames, question, self._times)
         dtype = next(model.parameters()).dtype
         raw = {
             name: value.to(self._loaded.device, dtype if value.is_floating_point() else None)

@@ -107,6 +107,7 @@ def compare(
         dtype=settings.dtype,
         device=settings.device,
         positions=settings.positions,
+        options=settings.model_options,
     )
     rows = with_baseline(cast("Reducers", config.reducers))
     for reducers in rows.values():
@@ -229,7 +230,7 @@ def answer_clip(
     max_new_tokens
         Longest answer.
     """
-    inputs = EncodedVideo(loaded, video.frames).inputs(question)
+    inputs = EncodedVideo(loaded, video.frames, video.timestamps).inputs(question)
     full = answer(loaded, inputs, (), max_new_tokens=max_new_tokens)
     reduced = answer(loaded, inputs, reducers, seed=seed, max_new_tokens=max_new_tokens)
     calls = {

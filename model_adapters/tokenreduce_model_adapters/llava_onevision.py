@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokenreduce.adapter import Checkpoint, Inputs, ModelAdapter, Processor, expand_ids
-from tokenreduce.errors import AdapterError
-from tokenreduce.layout import Layout, Mark, Role, SampleLayout, Span, contiguous_runs
+from tokenreduce.adapter import Checkpoint, Inputs, ModelAdapter
+from tokenreduce.chat import ChatProcessor
+from tokenreduce.layout import Layout, Role
+from tokenreduce.placement import Grid, Item, place
 from tokenreduce.preprocess import FramePreprocessor
+from tokenreduce.pretrained import load_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,38 +34,11 @@ class LlavaOnevision(ModelAdapter):
     def layout(self, model: nn.Module, inputs: Inputs) -> Layout:
         """See :meth:`tokenreduce.adapter.ModelAdapter.layout`."""
         config: Any = model.config
-        ids = inputs["input_ids"]
-        images = _image_spans(config, inputs)
-        video_length = _video_length(config, inputs)
-        samples = []
-        for sample, row in enumerate(ids.tolist()):
-            found = [
-                (start, length, token)
-                for token in (config.image_token_id, config.video_token_id)
-                for start, length in contiguous_runs(value == token for value in row)
-            ]
-            spans: list[Span] = []
-            marks: list[Mark] = []
-            item = 0
-            for start, length, token in sorted(found):
-                end = start + length
-                while start < end:
-                    if token == config.video_token_id:
-                        part = _video(config, start, video_length or length, item)
-                    else:
-                        part = _place(next(images, None), start, item, sample)
-                    spans += part.spans
-                    marks += part.marks
-                    start += sum(s.length for s in part.spans) + len(part.marks)
-                    item += 1
-                if start != end:
-                    raise AdapterError(
-                        f"sample {sample}: the {length} visual tokens that end at position {end} "
-                        "are not whole videos or images: were they prepared with this model's own "
-                        "processor?"
-                    )
-            samples.append(SampleLayout(tuple(spans), tuple(marks)))
-        return Layout.build(samples, ids.shape[1], inputs.get("attention_mask"))
+        items = {
+            config.image_token_id: _images(config, inputs),
+            config.video_token_id: _videos(config, inputs),
+        }
+        return place(inputs["input_ids"], items, inputs.get("attention_mask"))
 
     def encode_video(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """See :meth:`tokenreduce.adapter.ModelAdapter.encode_video`."""
@@ -81,54 +57,25 @@ class LlavaOnevision(ModelAdapter):
 
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """See :meth:`tokenreduce.adapter.ModelAdapter.load`."""
-        import torch
-        from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
-
-        model, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            output_loading_info=True,
+        model = load_pretrained(
+            "LlavaOnevisionForConditionalGeneration", directory, dtype=dtype, device=device
         )
-        if missing := sorted(info["missing_keys"]):
-            raise AdapterError(
-                f"{directory}: the weights lack {len(missing)} of the model's tensors, the first "
-                f"is '{missing[0]}'; a model with random parts would answer nonsense."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        processor = LlavaOnevisionProcessor(
-            tokenizer, FramePreprocessor.from_directory(directory), model.config
-        )
-        return Checkpoint(model.to(device).eval(), processor, directory.name)
+        preprocess = FramePreprocessor.from_directory(directory)
+        processor = LlavaOnevisionProcessor(load_tokenizer(directory), preprocess, model.config)
+        return Checkpoint(model, processor, directory.name)
 
 
-class LlavaOnevisionProcessor(Processor):
-    """Chat template, placeholder expansion and frame preprocessing of one checkpoint."""
+class LlavaOnevisionProcessor(ChatProcessor):
+    """One placeholder for each cell of each frame, and one for the newline."""
 
     def __init__(self, tokenizer: Any, preprocess: FramePreprocessor, config: Any) -> None:
-        self.tokenizer, self.preprocess, self.config = tokenizer, preprocess, config
+        super().__init__(tokenizer, tokenizer.convert_ids_to_tokens(config.video_token_id))
+        self.preprocess, self.side = preprocess, _video_side(config)
 
-    def video_inputs(self, frames: Tensor, question: str) -> dict[str, Tensor]:
-        """See :meth:`tokenreduce.adapter.Processor.video_inputs`."""
-        import torch
-
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        prompt = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        count = len(frames) * _video_side(self.config) ** 2 + 1
-        expanded = torch.tensor([expand_ids(ids, self.config.video_token_id, [count])])
-        return {
-            "input_ids": expanded,
-            "attention_mask": torch.ones_like(expanded),
-            "pixel_values_videos": self.preprocess(frames)[None],
-        }
-
-    def decode(self, token_ids: Tensor) -> str:
-        """See :meth:`tokenreduce.adapter.Processor.decode`."""
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-        return text.strip()
+    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
+        """See :meth:`tokenreduce.chat.ChatProcessor.video`."""
+        count = len(frames) * self.side**2 + 1
+        return self.placeholder * count, {"pixel_values_videos": self.preprocess(frames)[None]}
 
 
 def _base_side(config: Any) -> int:
@@ -140,29 +87,22 @@ def _video_side(config: Any) -> int:
     return math.ceil(_base_side(config) / 2)
 
 
-def _video_length(config: Any, inputs: Inputs) -> int | None:
-    """Return the tokens of each video of the batch, newline included; None if not known."""
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
-    if encoded is not None:
-        return int(encoded.pooler_output.shape[1])
-    pixels = inputs.get("pixel_values_videos")
-    return None if pixels is None else int(pixels.shape[1]) * _video_side(config) ** 2 + 1
-
-
-def _video(config: Any, start: int, length: int, item: int) -> SampleLayout:
+def _videos(config: Any, inputs: Inputs) -> Iterator[Item]:
+    """Return the videos of a batch: all are one tensor, so of one length."""
     side = _video_side(config)
-    frames, rest = divmod(length - 1, side * side)
-    if frames < 1 or rest:
-        raise AdapterError(
-            f"a run of {length} video tokens at position {start} is not whole frames of {side} x "
-            f"{side} tokens and one newline: were they prepared with this model's own processor?"
-        )
-    newline = Mark(start + length - 1, Role.NEWLINE, item)
-    return SampleLayout((Span(start, frames, side, side, item),), (newline,))
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
+    pixels = inputs.get("pixel_values_videos")
+    if encoded is not None:
+        frames = (int(encoded.pooler_output.shape[1]) - 1) // side**2
+    elif pixels is not None:
+        frames = int(pixels.shape[1])
+    else:
+        return iter(())
+    return repeat((Grid(frames, side, side), Role.NEWLINE))
 
 
-def _image_spans(config: Any, inputs: Inputs) -> Iterator[tuple[int, tuple[int, int] | None]]:
-    """Yield, per image of the batch, its base side and the grid of its high-resolution view."""
+def _images(config: Any, inputs: Inputs) -> Iterator[Item]:
+    """Yield the images of a batch: base view, then newline or the unpadded high-resolution view."""
     sizes = inputs.get("image_sizes")
     if sizes is None:
         return
@@ -170,9 +110,15 @@ def _image_spans(config: Any, inputs: Inputs) -> Iterator[tuple[int, tuple[int, 
     alone = [True] * len(sizes)
     if counts is not None:
         alone = [int(n) == 1 for n in counts for _ in range(int(n))]
-    for size, patched in zip(sizes, alone, strict=True):
-        height, width = (int(side) for side in size)
-        yield _base_side(config), _anyres_grid(config, height, width) if patched else None
+    side = _base_side(config)
+    base = Grid(1, side, side)
+    for (height, width), patched in zip(sizes.tolist(), alone, strict=True):
+        if not patched:
+            yield base, Role.NEWLINE
+            continue
+        rows, columns = _anyres_grid(config, height, width)
+        lines = ((Grid(1, 1, columns, 1, row), Role.NEWLINE) for row in range(rows))
+        yield base, *chain.from_iterable(lines)
 
 
 def _anyres_grid(config: Any, height: int, width: int) -> tuple[int, int]:
@@ -193,25 +139,3 @@ def _anyres_grid(config: Any, height: int, width: int) -> tuple[int, int]:
     most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
     ratio = math.sqrt(rows * columns / (most * base**2))
     return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
-
-
-def _place(
-    image: tuple[int, tuple[int, int] | None] | None, start: int, item: int, sample: int
-) -> SampleLayout:
-    if image is None:
-        raise AdapterError(
-            f"sample {sample}: there is an image at position {start}, but image_sizes describes "
-            "fewer images: pass the image_sizes that the processor returned."
-        )
-    base, view = image
-    spans = [Span(start, 1, base, base, item)]
-    start += base * base
-    if view is None:
-        return SampleLayout(tuple(spans), (Mark(start, Role.NEWLINE, item),))
-    marks = []
-    for row in range(view[0]):
-        spans.append(Span(start, 1, 1, view[1], item, first_frame=1, first_row=row))
-        start += view[1]
-        marks.append(Mark(start, Role.NEWLINE, item))
-        start += 1
-    return SampleLayout(tuple(spans), tuple(marks))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import tokenreduce
-from tokenreduce.adapter import expand_ids
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.testing.tiny import (
@@ -163,19 +162,20 @@ def test_images_and_videos_are_reduced_through_generate_with_beams():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([1, *[VIDEO] * 10, 2], "whole frames|whole videos"),
-        ([1, *[IMAGE] * 5, 2], "image_sizes"),
+        ([1, *[VIDEO] * 8, 2], r"part 2 of 2 .* is 1 placeholders .* but there are 0"),
+        ([1, *[VIDEO] * 7, 2], r"part 1 of 2 .* is 8 placeholders .* but there are 7"),
+        ([1, *[VIDEO] * 10, 2], r"part 1 of 2 .* video 1 is 8 placeholders"),
+        ([1, *[IMAGE] * 5, 2], "describe fewer images"),
     ],
 )
 def test_runs_that_are_no_whole_grids_are_refused(row, message):
     with pytest.raises(AdapterError, match=message):
-        layout_of(tiny_onevision(), batch([row], 0, 0))
+        layout_of(tiny_onevision(), batch([row], 1, 2))
 
 
-def test_placeholders_are_expanded_in_place():
-    assert expand_ids([1, 9, 2, 9, 3], 9, [3, 1]) == [1, 9, 9, 9, 2, 9, 3]
-    with pytest.raises(AdapterError, match=r"2 visual placeholders .* for 1"):
-        expand_ids([1, 9, 2, 9, 3], 9, [3])
+def test_placeholders_without_a_video_are_refused():
+    with pytest.raises(AdapterError, match="describe fewer"):
+        layout_of(tiny_onevision(), batch([[1, *video_ids(2), 2]], 0, 0))
 
 
 def test_an_encoded_video_is_not_encoded_again_and_images_stay_pixels():

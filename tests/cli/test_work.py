@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenreduce import inference, runner, video
+from tokenreduce.adapter import Processor
 from tokenreduce.cli import app
 from tokenreduce.console import prepare_libraries
 from tokenreduce.errors import ConfigError
@@ -69,6 +70,9 @@ def test_compare_prints_a_table_and_ends_with_the_document(
     assert file == Path("all.sqlite")
 
 
+LOADED = SimpleNamespace(checkpoint=SimpleNamespace(processor=Processor))
+
+
 def answer(**changed: object) -> ClipAnswer:
     values: dict[str, object] = {
         "answer": "cross",
@@ -97,14 +101,15 @@ def test_run_says_who_answered_what_and_what_each_layer_kept(
         return answer()
 
     monkeypatch.setattr(video, "load_video", lambda *given: given)
-    monkeypatch.setattr(inference, "load_model", lambda *_, **__: "loaded")
+    monkeypatch.setattr(video, "check_video", lambda *given: given)
+    monkeypatch.setattr(inference, "load_model", lambda *_, **__: LOADED)
     monkeypatch.setattr(runner, "answer_clip", answer_clip)
     options = ["--reducer", "vas", "--set", "ratio=0.4", *(["--json"] if as_json else [])]
     assert invoke("run", "clip.mp4", "-q", "which ?", *options) == 0
     out, err = capsys.readouterr()
     loaded, opened, question, (reducer,) = asked  # type: ignore[misc]
-    assert opened == (Path("clip.mp4"), 16, "uniform")
-    assert (loaded, question, reducer.ratio) == ("loaded", "which ?", 0.4)
+    assert opened == (Path("clip.mp4"), Processor.frames, Processor.sampling)
+    assert (loaded, question, reducer.ratio) == (LOADED, "which ?", 0.4)
     assert "embedded (llava_onevision) on 2 frames of clip.mp4" in out
     said = {tuple(part.strip() for part in line.split("  ") if part) for line in out.splitlines()}
     assert said >= {
@@ -122,7 +127,8 @@ def test_run_without_a_reducer_prints_one_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(video, "load_video", lambda *given: given)
-    monkeypatch.setattr(inference, "load_model", lambda *_, **__: "loaded")
+    monkeypatch.setattr(video, "check_video", lambda *given: given)
+    monkeypatch.setattr(inference, "load_model", lambda *_, **__: LOADED)
     monkeypatch.setattr(runner, "answer_clip", lambda *_, **__: answer())
     assert invoke("run", "clip.mp4", "-q", "which ?") == 0
     out = capsys.readouterr().out

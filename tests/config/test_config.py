@@ -122,8 +122,9 @@ def test_all_errors_come_at_once_with_path_value_and_nearest_name() -> None:
         "positions: 'shift' is not valid: Known: keep, renumber, mean.",
         "plugins.blok: there is no such setting (['x']): did you mean 'block'? "
         "Known: block, strict.",
-        "modle: there is no such setting ('embedded'): did you mean 'model'? Known: model, frames, "
-        "max_new_tokens, dtype, device, seeds, positions, plugins, benchmark, reducers.",
+        "modle: there is no such setting ('embedded'): did you mean 'model'? Known: model, "
+        "model_options, frames, max_new_tokens, dtype, device, seeds, positions, plugins, "
+        "benchmark, reducers.",
         "benchmark.split: 'ful' is not valid: did you mean 'full'? Known: default, full.",
         "reducers.drop.ratio: 1.5 is not valid: should be less than 1.",
         "reducers.drop.layer: 'x' is not valid: should be a valid integer; or should be a valid "

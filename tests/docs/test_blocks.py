@@ -23,6 +23,7 @@ from typer.main import get_command
 import tokenreduce
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, page_id
 from tokenreduce import inference, runner, video
+from tokenreduce.adapter import Processor
 from tokenreduce.benchmark import Benchmark
 from tokenreduce.cli import app
 from tokenreduce.config import Classes, parse_config
@@ -146,8 +147,10 @@ def test_other_programs_say_why_they_are_not_run(page: Path) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put results in the place of the work; all that is asked for is checked before it."""
     known = ClipAnswer("a", "b", "m", "a", 2, (1,), 1.0, 1.0, 1.0, SimpleNamespace(bad_packets=0))
+    monkeypatch.setattr(video, "check_video", lambda *_: None)
     monkeypatch.setattr(video, "load_video", lambda *_: None)
-    monkeypatch.setattr(inference, "load_model", lambda *_, **__: SimpleNamespace(name="m"))
+    loaded = SimpleNamespace(name="m", checkpoint=SimpleNamespace(processor=Processor))
+    monkeypatch.setattr(inference, "load_model", lambda *_, **__: loaded)
     monkeypatch.setattr(runner, "answer_clip", lambda *_, **__: known)
     monkeypatch.setattr(runner, "compare", lambda *_, **__: Report("m", "b", (), ()))
 

@@ -26,7 +26,7 @@ class Video:
     frames : torch.Tensor
         RGB, uint8, [frames, height, width, 3].
     indices : tuple of int
-        Which frame of the file each one is, in presentation order, 0-based.
+        Which frame of the file each one is, in presentation order, 0-based; -1: a black frame.
     timestamps : tuple of float
         Seconds after the file's first frame.
     fps : float
@@ -70,9 +70,9 @@ def load_video(
     path : str or pathlib.Path
         Any file FFmpeg reads. The best video stream is used, its rotation is applied.
     frames : int
-        How many frames to sample. Frames of a shorter clip repeat.
+        How many frames to sample. Frames of a shorter clip repeat, unless the rule says otherwise.
     sampling : str
-        `uniform`, `linspace`, `all` or `fps:X`; see `sample_indices`.
+        `uniform`, `linspace`, `before_last`, `all` or `fps:X`; see `sample_indices`.
     max_frames : int, optional
         Most frames to hold in memory (default 1024).
     max_pixels : int, optional
@@ -113,13 +113,27 @@ def load_video(
     return Video(
         frames=torch.from_numpy(result.images),
         indices=tuple(indices),
-        timestamps=tuple(float((index.times[i] - first) * index.unit) for i in indices),
+        timestamps=tuple(float((index.times[max(i, 0)] - first) * index.unit) for i in indices),
         fps=float(index.rate),
         total_frames=len(index.times),
         path=path,
         bad_packets=index.missing + result.bad,
         inexact=sum(result.inexact.get(i, 0) for i in indices),
     )
+
+
+def check_video(path: str | Path, frames: int = 1, sampling: str = "uniform") -> None:
+    """Check that a file is a video and a sampling rule is one, without decoding a frame.
+
+    Raises
+    ------
+    VideoError, ConfigError
+        As :func:`load_video`.
+    """
+    path = Path(path)
+    _check_file(path)
+    index = read_index(path)
+    sample_indices(sampling, len(index.times), frames, index.rate)
 
 
 def _check_file(path: Path) -> None:

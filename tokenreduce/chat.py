@@ -1,0 +1,99 @@
+"""A processor for families whose checkpoints bring a chat template with video placeholders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tokenreduce.adapter import Processor
+from tokenreduce.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ChatProcessor(Processor):
+    """Renders the chat template, writes a video's tokens in place of its placeholder, tokenizes.
+
+    Parameters
+    ----------
+    tokenizer
+        With a chat template, as :func:`tokenreduce.pretrained.load_tokenizer` returns it.
+    placeholder
+        What the template writes for one video.
+    """
+
+    def __init__(self, tokenizer: Any, placeholder: str) -> None:
+        self.tokenizer, self.placeholder = tokenizer, placeholder
+
+    @abstractmethod
+    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
+        """Return what stands in the prompt for a video, and the inputs that carry its pixels.
+
+        Parameters
+        ----------
+        frames
+            ``[frames, height, width, 3]`` uint8 RGB.
+        times
+            Seconds of each frame.
+        """
+
+    def video_inputs(
+        self, frames: Tensor, question: str, times: Sequence[float] | None = None
+    ) -> dict[str, Tensor]:
+        """See :meth:`tokenreduce.adapter.Processor.video_inputs`."""
+        written, pixels = self.video(frames, self.times_of(frames, times))
+        prompt = self._rendered(question)
+        if (found := prompt.count(self.placeholder)) != 1:
+            raise AdapterError(
+                f"the chat template wrote {found} video placeholders '{self.placeholder}' for one "
+                "video: leave it out of the question, or mend the template."
+            )
+        inputs = self._tokenized(prompt.replace(self.placeholder, written))
+        return {**inputs, **pixels}
+
+    def decode(self, token_ids: Tensor) -> str:
+        """See :meth:`tokenreduce.adapter.Processor.decode`."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text.strip()
+
+    def _rendered(self, question: str) -> str:
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        prompt: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return prompt
+
+    def _tokenized(self, prompt: str) -> dict[str, Tensor]:
+        import torch
+
+        begin = self.tokenizer.bos_token
+        # A template that writes the first token itself must not get a second one.
+        written = begin is not None and prompt.startswith(begin)
+        ids = self.tokenizer(prompt, add_special_tokens=not written)["input_ids"]
+        input_ids = torch.tensor([ids])
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+class PicturesOnly(ChatProcessor):
+    """The processor of a family that takes images and no videos.
+
+    Parameters
+    ----------
+    tokenizer
+        As for :class:`ChatProcessor`.
+    family
+        For the message.
+    """
+
+    def __init__(self, tokenizer: Any, family: str) -> None:
+        super().__init__(tokenizer, "")
+        self.family = family
+
+    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
+        """Refuse a video; raises :class:`AdapterError`."""
+        raise AdapterError(
+            f"{self.family} takes images, not a video of {len(frames)} frames: give it inputs of "
+            "its own processor, frames as images if need be, inside tokenreduce.reduce(...)."
+        )

@@ -1,0 +1,88 @@
+"""Load what transformers can load by itself, and refuse what it would only warn about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenreduce.errors import AdapterError
+
+
+def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: str) -> Any:
+    """Load a checkpoint directory into a class of transformers, in ``eval()`` mode.
+
+    Parameters
+    ----------
+    model_class
+        Name of the class, such as ``LlavaForConditionalGeneration``.
+    directory
+        Holds configuration and weights.
+    dtype
+        Name of a torch type.
+    device
+        Where the model goes.
+
+    Raises
+    ------
+    AdapterError
+        If files are missing or broken, or a tensor of the model is not in the weights.
+    """
+    import torch
+    import transformers
+
+    try:
+        model, info = getattr(transformers, model_class).from_pretrained(
+            directory,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AdapterError(f"{directory}: not loaded as a {model_class}: {said}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise AdapterError(
+            f"{directory}: the weights lack {len(missing)} of the model's tensors, the first "
+            f"is '{missing[0]}'; a model with random parts would answer nonsense."
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Load the tokenizer of a checkpoint directory, with its chat template wherever that is kept.
+
+    Raises
+    ------
+    AdapterError
+        If there is no tokenizer, or no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise AdapterError(f"{directory}: no tokenizer can be loaded: {said}") from error
+    # Processors of earlier transformers kept the template in a file of their own.
+    tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(directory)
+    if not tokenizer.chat_template:
+        raise AdapterError(
+            f"{directory}: there is no chat template, neither in the tokenizer's files nor in "
+            "chat_template.jinja or chat_template.json: add the one that the model was trained "
+            "with."
+        )
+    return tokenizer
+
+
+def _template_of_processor(directory: Path) -> str | None:
+    jinja = directory / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json"):
+        file = directory / name
+        if file.is_file():
+            template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+            if template:
+                return str(template)
+    return None
