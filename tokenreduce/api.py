@@ -24,6 +24,7 @@ def reduce(
     reducer: str | Reducer | Sequence[str | Reducer],
     *,
     seed: int = 0,
+    adapter: ModelAdapter | None = None,
     layout: Layout | None = None,
     positions: str = "keep",
     **settings: Any,
@@ -39,6 +40,8 @@ def reduce(
         meet on a layer.
     seed
         Seeds the reducers that draw at random, together with the layer and the prompt.
+    adapter
+        What knows the model's family; by default the installed adapter that claims it.
     layout
         Where the visual tokens sit, for callers who pass ``inputs_embeds``; by default the
         adapter finds them in ``input_ids``.
@@ -72,8 +75,8 @@ def reduce(
     """
     registry = load_plugins().registry
     reducers = resolve_reducers(reducer, settings, registry)
-    adapter = find_adapter(model, registry)
-    session = Session(model, adapter, reducers, seed=seed, layout=layout, positions=positions)
+    known = adapter or find_adapter(model, registry)
+    session = Session(model, known, reducers, seed=seed, layout=layout, positions=positions)
     with session.attached() as run:
         yield run
 
@@ -132,5 +135,7 @@ def find_adapter(model: nn.Module, registry: Registry) -> ModelAdapter:
     known = sorted(t for kind in registry.adapters.values() for t in kind.model_types)
     raise AdapterError(
         f"no adapter claims {type(model).__name__} (model_type '{model_type}'); there are adapters "
-        f"for: {', '.join(known)}. A plugin can bring one."
+        f"for: {', '.join(known)}. A plugin can bring one, and tokenreduce.reduce(..., "
+        "adapter=Generic(rows, columns)) of tokenreduce_model_adapters.generic takes any model "
+        "whose frames have that grid."
     )

@@ -261,7 +261,9 @@ def list_classes(
     for name, cls in classes.items():
         owner = registry.owner(checked, name)
         origin = "" if owner.distribution == "tokenreduce" else f"  [{owner.distribution}]"
-        typer.echo(f"{name:<{width}}  {summary(cls)}{origin}")
+        types = ", ".join(getattr(cls, "model_types", ()))
+        claims = f"  [model_type: {types}]" if types else ""
+        typer.echo(f"{name:<{width}}  {summary(cls)}{claims}{origin}")
         if settings:
             for field in getattr(cls, "model_fields", {}).items():
                 typer.echo(f"    {_setting(*field)}")

@@ -30,6 +30,7 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     try:
         model, info = getattr(transformers, model_class).from_pretrained(
@@ -38,7 +39,7 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdapterError(f"{directory}: not loaded as a {model_class}: {said}") from error
     if missing := sorted(info["missing_keys"]):
@@ -49,13 +50,38 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     return model.to(device).eval()
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """Load the tokenizer of a checkpoint directory, with its chat template wherever that is kept.
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the mapping in a file of a checkpoint.
 
     Raises
     ------
     AdapterError
-        If there is no tokenizer, or no chat template.
+        If it is missing, or holds no JSON mapping.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise AdapterError(f"{file}: not readable as JSON ({said}).") from error
+    if not isinstance(values, dict):
+        raise AdapterError(f"{file}: holds {type(values).__name__}, not a mapping of settings.")
+    return values
+
+
+def load_tokenizer(directory: Path, *, template: bool = True) -> Any:
+    """Load the tokenizer of a checkpoint directory, with its chat template wherever that is kept.
+
+    Parameters
+    ----------
+    directory
+        Holds the tokenizer's files.
+    template
+        Whether a chat template is needed; families that write their prompts themselves have none.
+
+    Raises
+    ------
+    AdapterError
+        If there is no tokenizer, or no chat template where one is needed.
     """
     from transformers import AutoTokenizer
 
@@ -66,7 +92,7 @@ def load_tokenizer(directory: Path) -> Any:
         raise AdapterError(f"{directory}: no tokenizer can be loaded: {said}") from error
     # Processors of earlier transformers kept the template in a file of their own.
     tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(directory)
-    if not tokenizer.chat_template:
+    if template and not tokenizer.chat_template:
         raise AdapterError(
             f"{directory}: there is no chat template, neither in the tokenizer's files nor in "
             "chat_template.jinja or chat_template.json: add the one that the model was trained "

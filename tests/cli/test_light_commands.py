@@ -120,3 +120,11 @@ def _references(node: object) -> list[str]:
     if isinstance(node, list):
         return [found for value in node for found in _references(value)]
     return []
+
+
+def test_list_adapters_says_which_model_types_they_are_for(command: Command) -> None:
+    lines = command("list", "adapters").stdout.splitlines()
+    (found,) = [line for line in lines if line.startswith("llava_onevision ")]
+    assert found.endswith("[model_type: llava_onevision]")
+    (found,) = [line for line in lines if line.startswith("generic ")]
+    assert "model_type" not in found
