@@ -14,11 +14,13 @@ from typing import Any
 
 from typer.main import get_command
 
+from tests.adapters.family import families
 from tests.docs.blocks import ROOT
 from tokenreduce.cli import app
 from tokenreduce.config import Classes
 from tokenreduce.config_schema import json_schema
 from tokenreduce.plugins import load_plugins
+from tokenreduce.registry import summary
 from tokenreduce.testing.adapter_checks import ADAPTER_CHECKS
 from tokenreduce.testing.benchmark_checks import BENCHMARK_CHECKS
 from tokenreduce.testing.check import Check, always
@@ -124,9 +126,23 @@ def _checks(kind: str, each: Sequence[Check]) -> Iterator[str]:
     yield ""
 
 
+def families_table() -> str:
+    """Return the table of model families: page, ``model_type``, what they take, what they are."""
+    cases = families()
+    lines = ["| adapter | `model_type` | takes | family |", "|---|---|---|---|"]
+    for name, cls in load_plugins(entry_points=[]).registry.adapters.items():
+        kinds = {kind for case in cases if case.adapter.name == name for kind in case.prompts}
+        takes = [word for word in ("image", "video") if word in kinds]
+        types = ", ".join(f"`{one}`" for one in cls.model_types)
+        page = f"[`{name}`]({name}.md)"
+        lines.append(f"| {page} | {types} | {', '.join(takes)} | {summary(cls)} |")
+    return "\n".join(lines) + "\n"
+
+
 REGIONS: dict[str, tuple[Path, Callable[[], str]]] = {
     "cli": (ROOT / "docs" / "cli.md", cli),
     "settings": (ROOT / "docs" / "configuration.md", settings),
+    "families": (ROOT / "docs" / "models" / "index.md", families_table),
     "checks": (ROOT / "docs" / "guides" / "conformance.md", checks),
 }
 """Name of a generated part to its page and what makes it."""

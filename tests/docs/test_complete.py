@@ -126,9 +126,26 @@ def plain(value: Any) -> Any:
 
 
 def test_every_adapter_is_listed_with_its_model_types() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "adapters.md").read_text(), re.MULTILINE)
+    page = (DOCS / "models" / "index.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(\w+\.md\) \| (.*?) \|", page, re.MULTILINE)
     documented = {name: tuple(re.findall(r"`(\w+)`", types)) for name, types in rows}
     assert documented == {name: cls.model_types for name, cls in REGISTRY.adapters.items()}
+
+
+@pytest.mark.parametrize("name", REGISTRY.adapters)
+def test_every_adapter_has_a_page(name: str) -> None:
+    text = (DOCS / "models" / f"{name}.md").read_text()
+    for model_type in REGISTRY.adapters[name].model_types:
+        assert f"`{model_type}`" in text
+    for part in ("## Tokens", "## Hazards", "## Run it"):
+        assert part in text, part
+
+
+def test_the_length_of_the_shortest_adapter_is_what_is_said() -> None:
+    said = re.search(r"LLaVA-1.5's has (\d+) lines", (ROOT / "CONTRIBUTING.md").read_text())
+    file = ROOT / "model_adapters" / "tokenreduce_model_adapters" / "llava.py"
+    assert said is not None
+    assert int(said[1]) == len(file.read_text().splitlines())
 
 
 def test_every_benchmark_is_listed_with_its_settings() -> None:
