@@ -102,7 +102,6 @@ def test_shortest_edge_and_centre_crop_against_pil(
     preprocessor = FramePreprocessor(
         size=Size(shortest_edge=28), crop=Size(height=28, width=28), mean=CLIP_MEAN, std=CLIP_STD
     )
-    # PIL crops at the floor of half the rest; an odd rest (49 - 28) is rounded to even, 10.
     values = preprocessor(frames)
     assert values.shape == (2, 3, 28, 28)
     assert (values - by_pil(frames, resized, (28, 28))).abs().max() <= 0.03
@@ -171,6 +170,13 @@ def test_switches(tmp_path: Path) -> None:
     assert preprocessor.resample == "bilinear"
     frames = torch.full((1, 24, 24, 3), 77, dtype=torch.uint8)
     torch.testing.assert_close(preprocessor(frames), torch.full((1, 3, 24, 24), 77.0))
+
+
+def test_an_odd_rest_is_cut_at_the_bottom_and_the_right() -> None:
+    preprocessor = FramePreprocessor(size=Size(height=5, width=5), crop=Size(height=2, width=2))
+    frames = torch.arange(25, dtype=torch.uint8).view(1, 5, 5, 1).expand(-1, -1, -1, 3)
+    pixels = preprocessor(frames)[0, 0] * 255
+    assert pixels.round().tolist() == [[6.0, 7.0], [11.0, 12.0]]
 
 
 def test_small_frames_are_padded_before_the_crop() -> None:
