@@ -11,13 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tokenreduce.errors import UnsupportedError
+from tokenreduce.masks import Sight
 
 SUPPORTED = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -39,6 +40,8 @@ class Capture:
         Factor of the scores.
     earlier
         ``[batch, past]`` bool: keys from earlier turns, false at padding.
+    sight
+        What the layer's queries see; None: every key up to themselves.
     """
 
     rows: list[Tensor]
@@ -46,6 +49,7 @@ class Capture:
     everything: list[Tensor] | None
     scaling: float
     earlier: Tensor
+    sight: Sight | None
 
     @property
     def past(self) -> int:
@@ -121,8 +125,13 @@ class Probe:
         rope
             ``(cos, sin)``, each ``[batch, tokens, head_dim]``.
         """
-        self._peeking, self._peeked = True, []
         block: Any = layer
+        if not hasattr(block, "input_layernorm") or not hasattr(block, "self_attn"):
+            raise UnsupportedError(
+                f"{type(layer).__name__} has no input_layernorm and self_attn of its own: "
+                "attention of the next layer cannot be asked of this model."
+            )
+        self._peeking, self._peeked = True, []
         try:
             block.self_attn(
                 hidden_states=block.input_layernorm(hidden),
@@ -158,10 +167,26 @@ class Probe:
         everything = None
         if want.everything:
             everything = [
-                received_by_all(query[b], key[b], want.positions[b].to(device), scale, earlier[b])
+                received_by_all(
+                    query[b],
+                    key[b],
+                    want.positions[b].to(device),
+                    scale,
+                    earlier[b],
+                    want.sight and want.sight.of_sample(b),
+                )
                 for b in range(query.shape[0])
             ]
-        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier)
+        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier, want.sight)
+
+    def of(self, number: int, layer: nn.Module) -> Capture:
+        """Return what ``layer`` has left; raises :class:`UnsupportedError` if that is nothing."""
+        if number not in self.captures:
+            raise UnsupportedError(
+                f"{type(layer).__name__} {number} did not call the attention interface: its "
+                "attention cannot be asked."
+            )
+        return self.captures[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +205,8 @@ class Want:
         Whether the weight received from all rows is wanted.
     earlier
         ``[batch, past]`` bool: keys that the layer holds already, false at padding.
+    sight
+        What its queries see; None: every key up to themselves.
     """
 
     layer: int
@@ -188,10 +215,16 @@ class Want:
     positions: Tensor
     everything: bool
     earlier: Tensor
+    sight: Sight | None
 
 
 def received_by_all(
-    query: Tensor, key: Tensor, positions: Tensor, scaling: float, earlier: Tensor
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    scaling: float,
+    earlier: Tensor,
+    sight: Sight | None = None,
 ) -> Tensor:
     """Return the weight each of a forward's tokens receives from all of its rows.
 
@@ -207,6 +240,8 @@ def received_by_all(
         Factor of the scores.
     earlier
         ``[past]`` bool: keys before the forward's first token, false at padding.
+    sight
+        What this sample's queries see; None: every key up to themselves.
 
     Returns
     -------
@@ -222,9 +257,13 @@ def received_by_all(
         alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
     order = torch.arange(alive_key.shape[1], device=key.device)
 
-    def visible(rows: slice) -> Tensor:
+    def causal(rows: slice) -> Tensor:
         return order <= (torch.arange(rows.start, rows.stop, device=key.device) + past)[:, None]
 
+    visible: Callable[[slice], Tensor] = causal
+    if sight is not None:
+        rest = replace(sight, earlier=sight.earlier[before.to(sight.earlier.device)])
+        visible = rest.on(positions[alive], positions[alive])
     total = torch.zeros(query.shape[0], query.shape[1], dtype=torch.float32, device=query.device)
     total[:, alive] = received(alive_query, alive_key, visible, scaling)[:, past:]
     return total

@@ -23,10 +23,14 @@ class Held:
         ``[batch, keys]`` int64, ascending in each row; -1 where a row is padded.
     padded
         Whether any entry is padding; known on the host, so that decode needs no synchronisation.
+    gone
+        ``[batch]`` int64: how many keys before these a layer with a sliding window has let go of;
+        None: it has not.
     """
 
     positions: Tensor
     padded: bool
+    gone: Tensor | None = None
 
     @classmethod
     def of(cls, positions: Tensor) -> Held:
@@ -37,7 +41,23 @@ class Held:
         """Return these positions followed by ``new`` ones."""
         device = self.positions.device
         joined = torch.cat([self.positions, new.positions.to(device)], dim=1)
-        return Held(joined, self.padded or new.padded)
+        return Held(joined, self.padded or new.padded, self.gone)
+
+    def last(self, count: int) -> Held:
+        """Return the last ``count`` of these positions."""
+        cut = self.positions.shape[1] - count
+        if not cut:
+            return self
+        gone = (self.positions[:, :cut] >= 0).sum(dim=1)
+        if self.gone is not None:
+            gone = gone + self.gone
+        return Held(self.positions[:, cut:], self.padded, gone)
+
+    def rows(self, indices: Tensor) -> Held:
+        """Return the positions of some samples."""
+        chosen = indices.to(self.positions.device)
+        gone = None if self.gone is None else self.gone.index_select(0, chosen)
+        return Held(self.positions.index_select(0, chosen), self.padded, gone)
 
 
 class ReducedCache(DynamicCache):
@@ -95,9 +115,25 @@ class ReducedCache(DynamicCache):
         return updated
 
     def commit(self, length: int, held: list[Held | None]) -> None:
-        """Record a forward that has run: the new logical length and what each layer now holds."""
+        """Record a forward that has run: the new logical length and what each layer now holds.
+
+        Layers with a sliding window keep their last ``window - 1`` keys. These are enough: what is
+        left of the last ``window - 1`` positions is among them.
+        """
         self.length = length
+        cut: dict[tuple[int, int], Held] = {}
+        for layer, keys in enumerate(held):
+            if keys is not None and self.window(layer) is not None:
+                count = self.layers[layer].keys.shape[2]
+                if (id(keys), count) not in cut:
+                    cut[id(keys), count] = keys.last(count)
+                held[layer] = cut[id(keys), count]
         self.held = held
+
+    def window(self, layer: int) -> int | None:
+        """Return the window that a layer trims its keys to; None if it keeps all of them."""
+        window: int | None = getattr(self.layers[layer], "sliding_window", None)
+        return window
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the logical length: all tokens seen, dropped ones included."""
@@ -108,8 +144,10 @@ class ReducedCache(DynamicCache):
         return self.length
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Return the size and offset of the full mask, which layers that miss tokens do not use."""
-        return self.length + query_length, 0
+        """Return size and offset of the model's own mask; layers that miss tokens do not use it."""
+        window = self.window(layer_idx) if layer_idx < len(self.layers) else None
+        offset = 0 if window is None else max(self.length - window + 1, 0)
+        return self.length - offset + query_length, offset
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the samples, as beam search asks."""
@@ -142,6 +180,5 @@ class ReducedCache(DynamicCache):
             if held is None:
                 continue
             if id(held) not in done:
-                rows = indices.to(held.positions.device)
-                done[id(held)] = Held(held.positions.index_select(0, rows), held.padded)
+                done[id(held)] = held.rows(indices)
             self.held[layer] = done[id(held)]

@@ -22,10 +22,13 @@ class ChatProcessor(Processor):
         With a chat template, as :func:`tokenreduce.pretrained.load_tokenizer` returns it.
     placeholder
         What the template writes for one video.
+    typed
+        Id of the tokens to mark as a video's in ``mm_token_type_ids`` (2, and 0 elsewhere), for
+        models that number positions by them; None: the model takes no such input.
     """
 
-    def __init__(self, tokenizer: Any, placeholder: str) -> None:
-        self.tokenizer, self.placeholder = tokenizer, placeholder
+    def __init__(self, tokenizer: Any, placeholder: str, *, typed: int | None = None) -> None:
+        self.tokenizer, self.placeholder, self.typed = tokenizer, placeholder, typed
 
     @abstractmethod
     def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
@@ -51,6 +54,8 @@ class ChatProcessor(Processor):
                 "video: leave it out of the question, or mend the template."
             )
         inputs = self._tokenized(prompt.replace(self.placeholder, written))
+        if self.typed is not None:
+            inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == self.typed).long()
         return {**inputs, **pixels}
 
     def decode(self, token_ids: Tensor) -> str:

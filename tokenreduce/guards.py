@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tokenreduce.cache import ReducedCache
 from tokenreduce.errors import AdapterError, CacheError, UnsupportedError
+from tokenreduce.masks import layer_windows
 
 
 def check_model(model: nn.Module, decoder: nn.Module) -> None:
@@ -21,7 +23,8 @@ def check_model(model: nn.Module, decoder: nn.Module) -> None:
     AdapterError
         If the decoder has no list of layers.
     UnsupportedError
-        For recurrent, key-value-sharing or sliding-window layers, and models in training mode.
+        For layers that are recurrent, share keys and values or are called in another way, for
+        sliding windows under flash attention, and for models in training mode.
     """
     config: Any = decoder.config
     if not hasattr(decoder, "layers"):
@@ -30,24 +33,109 @@ def check_model(model: nn.Module, decoder: nn.Module) -> None:
             "`layers`: its adapter's decoder() must return the module that holds the decoder "
             "layers."
         )
+    name, layers = type(model).__name__, list(decoder.layers)  # type: ignore[arg-type]
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if recurrent := kinds - {"full_attention", "sliding_attention"}:
+    if getattr(config, "attention_chunk_size", None):
+        kinds.add("chunked_attention")
+    if other := kinds - {"full_attention", "sliding_attention"}:
         raise UnsupportedError(
-            f"{type(model).__name__} has {', '.join(sorted(recurrent))} layers: their state mixes "
-            "all tokens, so dropping one later is not the same as masking it."
-        )
-    if "sliding_attention" in kinds:
-        raise UnsupportedError(
-            f"{type(model).__name__} has sliding-window layers: their windows count cache slots, "
-            "which reduction changes. Load it with use_sliding_window=False if its configuration "
-            "has that."
+            f"{name} has {', '.join(sorted(other))} layers: only layers of full and of "
+            "sliding-window attention can be reduced; the state of a recurrent layer mixes all "
+            "tokens, so dropping one later is not the same as masking it."
         )
     if getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedError(
-            f"{type(model).__name__} shares keys and values between layers: a token dropped in one "
-            "layer would still be needed in another."
+            f"{name} shares keys and values between layers: a token dropped in one layer would "
+            "still be needed in another."
         )
+    if "flash" in str(config._attn_implementation) and any(layer_windows(config, len(layers))):
+        raise UnsupportedError(
+            f"{name} has sliding-window layers, and flash attention counts their windows in the "
+            "tokens that are left instead of original positions: load the model with "
+            "attn_implementation='sdpa'."
+        )
+    for layer in {type(layer): layer for layer in layers}.values():
+        _check_layer(layer)
     check_training(model)
+
+
+_RELIED_ON = ("hidden_states", "attention_mask", "position_embeddings", "past_key_values")
+_PER_TOKEN = ("per_layer_input", "shared_kv_states")
+
+
+def _check_layer(layer: nn.Module) -> None:
+    """Refuse a decoder layer that is not called, or does not attend, as sessions rely on."""
+    name = type(layer).__name__
+    parameters = inspect.signature(layer.forward).parameters
+    if missing := [argument for argument in _RELIED_ON if argument not in parameters]:
+        raise UnsupportedError(
+            f"{name}.forward has no argument {', '.join(missing)}, which reduction relies on "
+            f"(it has {', '.join(parameters)}): use a version of transformers that is supported, "
+            "see the docs on models."
+        )
+    if extra := [argument for argument in _PER_TOKEN if argument in parameters]:
+        raise UnsupportedError(
+            f"{name}.forward takes {', '.join(extra)}, which belong to tokens that reduction "
+            "removes: this family is not supported."
+        )
+    if not any(_dispatches(part) for part in layer.children()):
+        raise UnsupportedError(
+            f"no attention in {name} dispatches through transformers' attention interface, which "
+            "reduction relies on for masks and scores: use a version of transformers that is "
+            "supported, see the docs on models."
+        )
+
+
+def _dispatches(part: nn.Module) -> bool:
+    """Return whether a module's forward looks its kernel up in the attention interface."""
+    code = getattr(inspect.unwrap(part.forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def check_output(layer: nn.Module, args: Any, output: Any) -> None:
+    """Refuse a decoder layer that does not return its hidden states alone: a forward hook of it.
+
+    Raises
+    ------
+    UnsupportedError
+        If it returns a tuple, as layers of older versions of transformers do.
+    """
+    if not isinstance(output, Tensor):
+        raise UnsupportedError(
+            f"{type(layer).__name__} returned a {type(output).__name__} instead of a tensor: use a "
+            "version of transformers that is supported, see the docs on models."
+        )
+
+
+def check_blocks(blocks: Tensor, role: Tensor, implementation: str, adapter: object) -> None:
+    """Refuse blocks of tokens that see each other where they do not fit or have no mask.
+
+    Parameters
+    ----------
+    blocks, role
+        ``[batch, tokens]``: what the adapter says, and the roles of the forward's tokens.
+    implementation
+        Name of the attention implementation.
+    adapter
+        For the message.
+
+    Raises
+    ------
+    AdapterError
+        If they describe other tokens.
+    UnsupportedError
+        Under flash attention.
+    """
+    if blocks.shape != role.shape:
+        raise AdapterError(
+            f"{type(adapter).__name__}.blocks() returned a tensor of {tuple(blocks.shape)}: it "
+            f"describes the forward's tokens, {tuple(role.shape)}."
+        )
+    if "flash" in implementation:
+        raise UnsupportedError(
+            "images of this model have tokens that see later ones, which flash attention has no "
+            "mask for: load the model with attn_implementation='sdpa'."
+        )
 
 
 def check_training(model: nn.Module) -> None:
@@ -102,7 +190,7 @@ def check_forward(kwargs: dict[str, Any], mask: Any, past: int, count: int) -> N
     kwargs
         Keyword arguments of the whole model's forward.
     mask
-        The decoder's attention mask.
+        The attention mask as the caller gave it.
     past, count
         Tokens in the cache, and new ones.
 
@@ -165,7 +253,8 @@ def new_cache_allowed(cache: Any) -> bool:
                 "closed: continue inside that block, or start from an empty cache."
             )
         return False
-    plain = all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", ()))
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    plain = all(type(layer) in kinds for layer in getattr(cache, "layers", ()))
     if type(cache) is not DynamicCache or not plain or cache.offloading:
         raise UnsupportedError(
             f"a {type(cache).__name__} is refused under reduction: only the dynamic cache lets "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,25 @@ from tokenreduce.errors import ConfigError, UnsupportedError
 
 Policy = Literal["keep", "renumber", "mean"]
 
-Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A decoder's rotary embedding: (hidden states, position ids ``[batch, tokens]``) -> (cos, sin)."""
+Rotary = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(hidden states, position ids ``[batch, tokens]``, layer) -> (cos, sin) of a decoder."""
+
+
+def rotary_of(decoder: Any) -> Rotary:
+    """Return the rotary embedding of a decoder; some have one per kind of layer."""
+    module = getattr(decoder, "rotary_emb", None)
+
+    def rotate(hidden: Tensor, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        if module is None:
+            raise UnsupportedError(
+                "the decoder has no rotary_emb to make other positions with: use positions='keep'."
+            )
+        kind = (decoder.config.layer_types[layer],) if typed else ()
+        rope: tuple[Tensor, Tensor] = module(hidden, ids, *kind)
+        return rope
+
+    typed = module is not None and "layer_type" in inspect.signature(module.forward).parameters
+    return rotate
 
 
 def check_policy(policy: str, config: Any) -> Policy:
@@ -45,7 +63,10 @@ def renumbered(keys: Held, count: int) -> Tensor:
 
     Padding is not counted; what it is given does not matter.
     """
-    return ((keys.positions >= 0).long().cumsum(1) - 1).clamp(min=0)[:, -count:]
+    rank = (keys.positions >= 0).long().cumsum(1) - 1
+    if keys.gone is not None:
+        rank = rank + keys.gone[:, None]
+    return rank.clamp(min=0)[:, -count:]
 
 
 def averaged(tokens: Tokens, ids: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class SampleView(View):
         self._require(self._needs.keys, "keys=True")
         if self.layer < 0:
             raise ReducerError(f"reducer '{self._name}' asks for keys before the first layer.")
-        capture = self._prefill.probe.captures[self.layer]
+        capture = self._prefill.probe.of(self.layer, self._prefill.layers[self.layer])
         rows = self._prefill.seen[self.layer].rows_of(self._sample, self._columns)
         where = rows.to(capture.key.device) + capture.past
         return capture.key[self._sample].index_select(1, where).transpose(0, 1)

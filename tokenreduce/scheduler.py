@@ -14,6 +14,7 @@ from tokenreduce.apply import Tokens, apply_plans, grid_rows
 from tokenreduce.attention import Probe, Want, received
 from tokenreduce.errors import ConfigError, ReducerError, TokenReduceError
 from tokenreduce.layout import Layout, Role
+from tokenreduce.masks import Sight
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Needs, Reducer
 from tokenreduce.sample_view import SampleView
@@ -85,6 +86,9 @@ class Surroundings(Protocol):
     def earlier(self, layer: int) -> Tensor:
         """Return ``[batch, past]`` bool: keys that a layer holds already, false at padding."""
 
+    def sight(self, layer: int) -> Sight | None:
+        """Return what a layer's queries see; None: every key up to themselves."""
+
     def earlier_keys(self, layer: int) -> Tensor | None:
         """Return ``[batch, key_heads, past, head_dim]``: those keys; None if there are none."""
 
@@ -111,7 +115,8 @@ class Prefill:
     embeddings
         ``[batch, tokens, dim]`` input embeddings.
     rope
-        ``(cos, sin)``, each ``[batch or 1, tokens, head_dim]``.
+        ``(cos, sin)`` as the layer about to run is given them, each ``[batch or 1, tokens,
+        head_dim]``; layers of another kind may be given others.
     seed
         The run's seed.
     probe
@@ -137,7 +142,7 @@ class Prefill:
     seen: dict[int, Tokens] = field(default_factory=dict)
     grid_counts: list[list[int]] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
-    _rope_left: tuple[Tensor, Tensor] | None = None
+    _rope_left: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     _text_columns: list[Tensor] = field(default_factory=list)
     _received: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
@@ -169,10 +174,12 @@ class Prefill:
 
     def rope_left(self) -> tuple[Tensor, Tensor]:
         """Return cos and sin ``[batch, left, head_dim]`` of the tokens that are left."""
-        if self._rope_left is None:
+        cos, sin = self.rope
+        if id(cos) not in self._rope_left:
             index = self.tokens.index.clamp(min=0)
-            self._rope_left = (_rows(self.rope[0], index), _rows(self.rope[1], index))
-        return self._rope_left
+            left = (_rows(cos, index), _rows(sin, index))
+            self._rope_left[id(cos)] = (cos, left)  # kept, so that its id is not given again
+        return self._rope_left[id(cos)][1]
 
     def text_columns(self, sample: int) -> Tensor:
         """Return the columns of a sample's text rows: text after its last visual token.
@@ -208,7 +215,7 @@ class Prefill:
         hidden, self.tokens = apply_plans(hidden, self.tokens, self.layout, plans)
         applied = time.perf_counter()
         left = self._grid_columns()
-        self._counts, self._rope_left = [int(columns.numel()) for columns in left], None
+        self._counts, self._rope_left = [int(columns.numel()) for columns in left], {}
         for sample, plan in enumerate(plans):
             if plan is None:
                 continue
@@ -242,7 +249,15 @@ class Prefill:
             return None
         rows = [self.tokens.rows_of(b, self.text_columns(b)) for b in range(self.layout.batch)]
         earlier = self.surroundings.earlier(layer)
-        return Want(layer, self.layers[layer], rows, self.tokens.index, everything, earlier)
+        return Want(
+            layer,
+            self.layers[layer],
+            rows,
+            self.tokens.index,
+            everything,
+            earlier,
+            self.surroundings.sight(layer),
+        )
 
     def _forget(self, layer: int) -> None:
         """Let go of layers that no reducer can look back to."""
@@ -260,7 +275,7 @@ class Prefill:
         return self._received[key]
 
     def _compute_received(self, layer: int, sample: int, rows: Rows | tuple[int, ...]) -> Tensor:
-        capture = self.probe.captures[layer]
+        capture = self.probe.of(layer, self.layers[layer])
         if rows == "all":
             assert capture.everything is not None
             return capture.everything[sample]
@@ -272,7 +287,8 @@ class Prefill:
             chosen = torch.tensor(rows, device=query.device)
             query, asked = query.index_select(1, chosen), asked[chosen]
         earlier = capture.earlier[sample].to(index.device)
-        return _weights(query, capture.key[sample], index, asked, capture.scaling, earlier)
+        sight = capture.sight and capture.sight.of_sample(sample)
+        return _weights(query, capture.key[sample], index, asked, capture.scaling, earlier, sight)
 
     def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
         """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""
@@ -297,14 +313,22 @@ class Prefill:
         where = torch.searchsorted(columns, asked)  # ascending: padding has been left out
         earlier = self.surroundings.earlier(layer)[sample].to(hidden.device)
         asking = query[0].index_select(1, where)
-        weights = _weights(asking, keys, columns, asked, scaling, earlier)
+        sight = self.surroundings.sight(layer)
+        sight = sight and sight.of_sample(sample)
+        weights = _weights(asking, keys, columns, asked, scaling, earlier, sight)
         full = torch.zeros(weights.shape[0], index.numel(), device=weights.device)
         full[:, alive] = weights
         return full
 
 
 def _weights(
-    query: Tensor, key: Tensor, index: Tensor, asked: Tensor, scaling: float, earlier: Tensor
+    query: Tensor,
+    key: Tensor,
+    index: Tensor,
+    asked: Tensor,
+    scaling: float,
+    earlier: Tensor,
+    sight: Sight | None,
 ) -> Tensor:
     """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
     alive = index >= 0
@@ -313,6 +337,9 @@ def _weights(
         now = alive & (index <= asked[part, None])
         return torch.cat([earlier.expand(now.shape[0], -1), now], dim=1)
 
+    if sight is not None:
+        seen = sight.on(index, asked)
+        return received(query, key, seen, scaling)[:, earlier.numel() :]
     return received(query, key, visible, scaling)[:, earlier.numel() :]
 
 

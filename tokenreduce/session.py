@@ -18,14 +18,17 @@ from tokenreduce.attention import Probe, require_supported, wrapped_attention
 from tokenreduce.cache import ReducedCache
 from tokenreduce.errors import AdapterError, LayoutError, UnsupportedError
 from tokenreduce.guards import (
+    check_blocks,
     check_forward,
     check_generate,
     check_model,
+    check_output,
     check_training,
     new_cache_allowed,
 )
 from tokenreduce.layout import Layout
-from tokenreduce.positions import Rotary, check_policy
+from tokenreduce.masks import layer_windows, sequence_mask
+from tokenreduce.positions import check_policy, rotary_of
 from tokenreduce.reducer import Reducer
 from tokenreduce.scheduler import Prefill, Surroundings, stages
 from tokenreduce.step import Step
@@ -93,7 +96,8 @@ class Session:
         inner = getattr(model, "base_model", model)
         self._outer = [model] if inner in (model, decoder) else [model, inner]
         self.config: Any = decoder.config
-        self.rotary: Rotary = getattr(decoder, "rotary_emb", None) or _no_rotary
+        self.rotary = rotary_of(decoder)
+        self.windows = layer_windows(self.config, len(self.layers))
         self._check_not_nested()
         require_supported(self.config._attn_implementation)
         self.stages = stages(reducers, len(self.layers), adapter.first_layer(model))
@@ -129,6 +133,7 @@ class Session:
             for outer in self._outer:
                 done = outer.register_forward_hook(self._after_model, always_call=True)
                 stack.callback(done.remove)
+            stack.callback(self.layers[0].register_forward_hook(check_output).remove)
             self.open = True
             try:
                 yield Run(self)
@@ -199,6 +204,7 @@ class Session:
         self._thread = get_ident()
         self._forget()
         forward, self._forward = self._forward, {}
+        mask = sequence_mask(kwargs.get("attention_mask"), forward)
         embeds = kwargs.get("inputs_embeds")
         tokens = (
             embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
@@ -209,7 +215,7 @@ class Session:
             forward = {"input_ids": tokens, **forward}
         cache = self._cache(kwargs)
         past = cache.length if cache else 0
-        mask, count = kwargs.get("attention_mask"), tokens.shape[1]
+        count = tokens.shape[1]
         check_forward(forward, mask, past, count)
         if mask is None:
             valid = torch.ones(
@@ -218,8 +224,9 @@ class Session:
         else:
             valid = mask.to(tokens.device).bool()
         layout = self._layout(forward, valid[:, past:], past)
-        make = None
+        make, blocks = None, None
         if layout is not None and layout.has_grid:
+            blocks = self._blocks(forward, layout)
             ids = _seed_bytes(forward.get("input_ids"), layout)
             layout = layout.to(tokens.device).with_last_kept(valid[:, past:])
             make = self._prefill_maker(layout, valid[:, past:], past, ids)
@@ -229,9 +236,10 @@ class Session:
             past,
             self.config._attn_implementation,
             make,
-            len(self.layers),
             self.positions,
             self.rotary,
+            self.windows,
+            blocks,
         )
         keep = forward.get("logits_to_keep")
         self._logits = keep if isinstance(keep, int) else 0
@@ -270,6 +278,15 @@ class Session:
         inputs = {**self._generate, **{k: v for k, v in forward.items() if v is not None}}
         inputs |= {"input_ids": ids[::repeats], "attention_mask": valid[::repeats].long()}
         return _fitted(self.adapter.layout(self.model, inputs), valid, repeats > 1)
+
+    def _blocks(self, forward: dict[str, Any], layout: Layout) -> Tensor | None:
+        """Return which of this forward's tokens see each other, ``[batch, tokens]``, or None."""
+        inputs = {k: v for k, v in forward.items() if v is not None}
+        blocks = self.adapter.blocks(self.model, {**self._generate, **inputs}, layout)
+        if blocks is None:
+            return None
+        check_blocks(blocks, layout.role, self.config._attn_implementation, self.adapter)
+        return blocks
 
     def _prefill_maker(
         self, layout: Layout, valid: Tensor, past: int, ids: list[bytes] | None
@@ -345,12 +362,6 @@ class LayerHook:
         if args:
             return (changed[0], *args[1:]), changed[1]
         return args, {**changed[1], "hidden_states": changed[0]}
-
-
-def _no_rotary(hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    raise UnsupportedError(
-        "the decoder has no rotary_emb to make other positions with: use positions='keep'."
-    )
 
 
 _PROMPTS = ("inputs", "input_ids", "inputs_embeds")

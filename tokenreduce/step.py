@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenreduce.cache import Held, ReducedCache
 from tokenreduce.errors import AdapterError
-from tokenreduce.masks import layer_mask
+from tokenreduce.masks import Sight, layer_mask, require_known_mask
 from tokenreduce.positions import Policy, Rotary, averaged, renumbered
 from tokenreduce.scheduler import Prefill, Surroundings
 
@@ -37,6 +37,10 @@ class Step:
         What becomes of position ids.
     rotary
         The decoder's rotary embedding.
+    windows
+        Per layer, how many positions its queries look back over; None: all of them.
+    blocks
+        ``[batch, tokens]`` int64, see :meth:`tokenreduce.adapter.ModelAdapter.blocks`.
     """
 
     def __init__(
@@ -46,24 +50,31 @@ class Step:
         past: int,
         implementation: str,
         make_prefill: MakePrefill | None,
-        num_layers: int,
         positions: Policy,
         rotary: Rotary,
+        windows: Sequence[int | None],
+        blocks: Tensor | None,
     ) -> None:
         self._positions, self._rotary = positions, rotary
+        # A window as long as the sequence hides nothing.
+        self._windows = [w if w and w < valid.shape[1] else None for w in windows]
+        self._blocks = blocks
+        self._checked: set[int | None] = set()
         self._ids: Tensor | None = None
-        self._rope: dict[int, tuple[Tensor, Tensor]] = {}
+        self._given: tuple[Tensor, Tensor] | None = None
+        self._rope: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.cache, self.past, self.implementation = cache, past, implementation
         self.make_prefill = make_prefill
         self.prefill: Prefill | None = None
         self.count = valid.shape[1] - past
-        self.held: list[Held | None] = list(cache.held) if cache else [None] * num_layers
+        self.held: list[Held | None] = list(cache.held) if cache else [None] * len(windows)
         self._valid = valid
         self._joined: dict[tuple[int, int], Held] = {}
         self._keep_alive: list[object] = []
         self._full: Tensor | None = None
         self._now: dict[int, Held] = {}
-        self._masks: dict[int, Tensor | None] = {}
+        self._before: dict[int, Held] = {}
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     @property
     def full(self) -> Tensor:
@@ -96,19 +107,22 @@ class Step:
             rope = _require_rope(kwargs, hidden)
             self.prefill = self.make_prefill(hidden, rope, self)
             self._ids = kwargs.get("position_ids")
-        prefill = self.prefill
+        prefill, held = self.prefill, self.cache.held[layer] if self.cache else None
+        self._given = kwargs.get("position_embeddings")
         if prefill is not None:
+            if held is None:
+                self._check_mask(layer, kwargs["attention_mask"])
+            prefill.rope = kwargs["position_embeddings"]
             hidden = prefill.before_layer(layer, hidden)
         untouched = prefill is None or prefill.tokens.untouched
-        earlier = self.cache.held[layer] if self.cache else None
-        if untouched and earlier is None:
+        if untouched and held is None:
             return None
         now = self._current()
-        keys = self._keys(earlier, now)
+        keys = self._keys(layer, now)
         self.held[layer] = keys
-        changed = dict(kwargs, attention_mask=self._mask(keys, now, hidden))
+        changed = dict(kwargs, attention_mask=self._mask(layer, keys, now, hidden))
         if self._positions == "renumber" or not untouched:
-            changed["position_embeddings"] = self._rope_of(keys, hidden)
+            changed["position_embeddings"] = self._rope_of(layer, keys, hidden)
             # Gaps in position ids read as packed sequences to flash attention; the true positions
             # are in the rotary embeddings already.
             changed["position_ids"] = None
@@ -116,9 +130,14 @@ class Step:
 
     def earlier(self, layer: int) -> Tensor:
         """See :meth:`tokenreduce.scheduler.Surroundings.earlier`."""
-        held = self.cache.held[layer] if self.cache else None
-        positions = self.full[:, : self.past] if held is None else held.positions
-        return positions >= 0
+        return self._earlier_positions(layer) >= 0
+
+    def sight(self, layer: int) -> Sight | None:
+        """See :meth:`tokenreduce.scheduler.Surroundings.sight`."""
+        window = self._windows[layer]
+        if window is None and self._blocks is None:
+            return None
+        return Sight(window, self._blocks, self.past, self._earlier_positions(layer))
 
     def earlier_keys(self, layer: int) -> Tensor | None:
         """See :meth:`tokenreduce.scheduler.Surroundings.earlier_keys`."""
@@ -128,25 +147,28 @@ class Step:
         """See :meth:`tokenreduce.scheduler.Surroundings.rope_at`."""
         prefill = self.prefill
         assert prefill is not None
-        earlier = self.cache.held[layer] if self.cache else None
-        if earlier is None and prefill.tokens.untouched:
+        held = self.cache.held[layer] if self.cache else None
+        if held is None and prefill.tokens.untouched:
             return prefill.rope
-        return self._rope_of(self._keys(earlier, self._current()), hidden)
+        return self._rope_of(layer, self._keys(layer, self._current()), hidden)
 
-    def _rope_of(self, keys: Held, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _rope_of(self, layer: int, keys: Held, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of the tokens that are left at a layer that holds ``keys``."""
         prefill = self.prefill
         if self._positions == "keep":
             assert prefill is not None
             return prefill.rope_left()
-        if id(keys) not in self._rope:
+        # Layers of one kind are given the same rotary embeddings.
+        rope = (id(keys), id(self._given[0]) if self._given else 0)
+        if rope not in self._rope:
             if self._positions == "renumber":
                 ids = renumbered(keys, hidden.shape[1])
             else:
                 assert prefill is not None
                 ids = averaged(prefill.tokens, _require_ids(self._ids, prefill.tokens.owner))
-            self._rope[id(keys)] = self._rotary(hidden, ids.to(hidden.device))
-        return self._rope[id(keys)]
+            self._keep_alive.append(self._given)
+            self._rope[rope] = self._rotary(hidden, ids.to(hidden.device), layer)
+        return self._rope[rope]
 
     def _current(self) -> Held:
         """Return the positions of this forward's tokens that are left."""
@@ -163,18 +185,44 @@ class Step:
         # A decode step adds one real token to every sample: no need to look.
         return Held(positions, False) if self.count == 1 else Held.of(positions)
 
-    def _keys(self, earlier: Held | None, now: Held) -> Held:
+    def _keys(self, layer: int, now: Held) -> Held:
+        """Return what a layer holds together with ``now``."""
+        earlier = self._earlier(layer)
         key = (id(earlier), id(now))
         if key not in self._joined:
-            if earlier is None and self.past:
-                earlier = Held.of(self.full[:, : self.past])
             self._joined[key] = now if earlier is None else earlier.joined(now)
         return self._joined[key]
 
-    def _mask(self, keys: Held, now: Held, hidden: Tensor) -> Tensor | None:
-        if id(keys) not in self._masks:
-            self._masks[id(keys)] = layer_mask(keys, now, self.implementation, hidden.dtype)
-        return self._masks[id(keys)]
+    def _earlier(self, layer: int) -> Held | None:
+        """Return what a layer holds from before this forward; None if that is nothing."""
+        if self.cache is None or not self.past:
+            return None
+        held = self.cache.held[layer]
+        if held is not None:
+            return held
+        # Every position so far, or the last of them if the layer has a sliding window.
+        count = self.cache.layers[layer].keys.shape[2]
+        if count not in self._before:
+            self._before[count] = Held.of(self.full[:, : self.past]).last(count)
+        return self._before[count]
+
+    def _earlier_positions(self, layer: int) -> Tensor:
+        earlier = self._earlier(layer)
+        return self.full[:, :0] if earlier is None else earlier.positions
+
+    def _check_mask(self, layer: int, mask: Any) -> None:
+        window = self._windows[layer]
+        if window not in self._checked:
+            self._checked.add(window)
+            sight = Sight(window, self._blocks, self.past, self.full[:, :0])
+            require_known_mask(mask, sight, self.full, self.count)
+
+    def _mask(self, layer: int, keys: Held, now: Held, hidden: Tensor) -> Tensor | None:
+        key = (id(keys), self._windows[layer])
+        if key not in self._masks:
+            sight = self.sight(layer)
+            self._masks[key] = layer_mask(keys, now, self.implementation, hidden.dtype, sight)
+        return self._masks[key]
 
 
 def _require_ids(ids: Tensor | None, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Nothing here calls the package's own masks, caches or apply code: the full sequence runs through
 every layer, each layer is given a 4-D mask made position by position from what the trace says the
-layer holds, and a merge is a product with a row-stochastic matrix.
+layer holds and from the model's own mask, and a merge is a product with a row-stochastic matrix.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def masked(
                         merged = matrix @ hidden[row, :prompt_length].double()
                         hidden[row, :prompt_length] = merged.to(hidden.dtype)
             total = past + count
-            causal = torch.ones(count, total, dtype=torch.bool).tril(past)
+            rule = _model_rule(kwargs["attention_mask"], batch, past, count)
             own = torch.zeros(count, total, dtype=torch.bool)
             own[torch.arange(count), torch.arange(past, total)] = True
             mask = torch.zeros(batch, 1, count, total, dtype=torch.bool)
@@ -124,7 +124,9 @@ def masked(
                 seen[held[number][row // rows_per_sample]] = True
                 seen[prompt_length:] = True
                 # A dropped token may see itself, so that no row is empty; nobody else sees it.
-                mask[row, 0] = (causal & seen[None, :]) | own
+                mask[row, 0] = (rule[row] & seen[None, :]) | own
+            # A layer with a sliding window has let go of the keys before it.
+            mask = mask[..., total - _width(kwargs["attention_mask"], total) :]
             if eager:
                 blocked = torch.finfo(hidden.dtype).min
                 mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, blocked)
@@ -139,6 +141,25 @@ def masked(
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _model_rule(given: Any, batch: int, past: int, count: int) -> Tensor:
+    """Return ``[batch, queries, keys]`` bool: what the model's own mask lets its queries see.
+
+    A model that gives its layers no mask leaves the causal rule to the kernel; one that does says
+    all in it: windows, and images whose tokens see each other.
+    """
+    total = past + count
+    if not isinstance(given, Tensor):
+        return torch.ones(count, total, dtype=torch.bool).tril(past).expand(batch, -1, -1)
+    told = given[:, 0] if given.dtype == torch.bool else given[:, 0] == 0
+    rule = torch.zeros(batch, count, total, dtype=torch.bool)
+    rule[:, :, total - told.shape[2] :] = told
+    return rule
+
+
+def _width(given: Any, total: int) -> int:
+    return given.shape[3] if isinstance(given, Tensor) else total
 
 
 def _decoder(model: Any, adapter: ModelAdapter | None) -> Any:

@@ -22,8 +22,9 @@ def tiny_onevision(
     key_heads: int = 2,
     hidden: int = 32,
     seed: int = 0,
-    backbone: Literal["qwen2", "llama"] = "qwen2",
+    backbone: Literal["qwen2", "llama", "mistral"] = "qwen2",
     image_size: int = 32,
+    **settings: Any,
 ) -> Any:
     """Return a random LLaVA-OneVision; weights are large so that attention is far from uniform.
 
@@ -39,11 +40,14 @@ def tiny_onevision(
         Family of the decoder.
     image_size
         Pixels per side of a picture; patches have 8, so 32 makes 2 x 2 tokens of a video frame.
+    **settings
+        More of the decoder's configuration, such as a sliding window.
     """
     from transformers import (
         LlamaConfig,
         LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,
+        MistralConfig,
         Qwen2Config,
         SiglipVisionConfig,
     )
@@ -57,7 +61,8 @@ def tiny_onevision(
         image_size=image_size,
         patch_size=PATCH,
     )
-    text = (Qwen2Config if backbone == "qwen2" else LlamaConfig)(
+    backbones = {"qwen2": Qwen2Config, "llama": LlamaConfig, "mistral": MistralConfig}
+    text = backbones[backbone](
         vocab_size=128,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -66,6 +71,7 @@ def tiny_onevision(
         num_key_value_heads=key_heads,
         max_position_embeddings=65536,
         initializer_range=0.3,
+        **settings,
     )
     config = LlavaOnevisionConfig(
         vision_config=vision,
