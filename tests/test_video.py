@@ -280,6 +280,15 @@ def test_not_a_video(tmp_path: Path, name: str, reason: str) -> None:
         load_video(path)
 
 
+def test_a_clip_that_is_too_short_comes_after_black_frames(tmp_path: Path) -> None:
+    video = load_video(write(tmp_path / "clip.mp4", 3), 5, "before_last")
+    assert video.indices == (-1, -1, 0, 1, 2)
+    assert video.timestamps == pytest.approx((0, 0, 0, 0.1, 0.2), abs=1e-3)
+    assert not video.frames[:2].any()
+    np.testing.assert_array_equal(video.frames[2:], decode_everything(tmp_path / "clip.mp4"))
+    assert (video.total_frames, video.inexact) == (3, 0)
+
+
 def test_a_name_with_odd_characters(tmp_path: Path) -> None:
     path = tmp_path / "a clip: 100 % #1 é.mp4"
     shutil.copy(write(tmp_path / "clip.mp4", 4), path)
@@ -294,12 +303,28 @@ def test_rules_against_numpy(total: int, frames: int) -> None:
     assert sample_indices("uniform", total, frames, Fraction(10)) == middles
     ends = np.floor(np.linspace(0, total - 1, frames) + 1e-9).astype(int).tolist()
     assert sample_indices("linspace", total, frames, Fraction(10)) == ends
+    size = (total - 1) / frames
+    starts = [int(size / 2 + np.round(size * i) + 1e-9) for i in range(frames)]
+    assert sample_indices("segments", total, frames, Fraction(10)) == starts
+    if total >= frames:
+        all_but_last = np.linspace(0, total - 2, frames, dtype=int).tolist()
+        assert sample_indices("before_last", total, frames, Fraction(10)) == all_but_last
 
 
 def test_rules_by_hand() -> None:
     assert sample_indices("uniform", 16, 16, Fraction(10)) == list(range(16))
     assert sample_indices("uniform", 10, 4, Fraction(10)) == [1, 3, 6, 8]
     assert sample_indices("all", 3, 99, Fraction(10)) == [0, 1, 2]
+    # 0 to 14 in steps of 14 / 3; 9 to 8 frames in steps of 1; 3 frames are too few for 5.
+    assert sample_indices("before_last", 16, 4, Fraction(10)) == [0, 4, 9, 14]
+    assert sample_indices("before_last", 9, 8, Fraction(10)) == list(range(8))
+    assert sample_indices("before_last", 3, 5, Fraction(10)) == [-1, -1, 0, 1, 2]
+    # Segments of 99 / 16 = 6.1875: starts at 0, 6.19, 12.4, ..., 49.5 (even: 50), ... and 3 more.
+    assert sample_indices("segments", 100, 16, Fraction(10)) == [
+        *(3, 9, 15, 22, 28, 34, 40, 46, 53, 59, 65, 71, 77, 83, 90, 96),
+    ]
+    assert sample_indices("segments", 17, 16, Fraction(10)) == list(range(16))
+    assert sample_indices("segments", 4, 6, Fraction(10)) == [0, 0, 1, 2, 2, 2]
     # 25 frames per second, 3 s: 2 a second are every 12.5 frames.
     assert sample_indices("fps:2", 75, 16, Fraction(25)) == [0, 12, 25, 37, 50, 62]
     assert sample_indices("fps:0.5", 75, 16, Fraction(25)) == [0, 50]
@@ -309,7 +334,7 @@ def test_rules_by_hand() -> None:
 
 @pytest.mark.parametrize("sampling", ["unifrom", "fps", "fps:", "fps:0", "fps:-1", "fps:x", ""])
 def test_unknown_rule(sampling: str) -> None:
-    with pytest.raises(ConfigError, match=r"known are uniform, linspace, all, fps:X"):
+    with pytest.raises(ConfigError, match=r"known are uniform, linspace, .*before_last, .*fps:X"):
         sample_indices(sampling, 10, 4, Fraction(10))
 
 

@@ -31,7 +31,8 @@ class Clip:
         """Decode the file, at the first call; raise what was raised then at every later one."""
         if self._opened is None:
             try:
-                video = load_video(self._path, self._frames)
+                rule = self._loaded.checkpoint.processor.sampling
+                video = load_video(self._path, self._frames, rule)
                 self._opened = video, EncodedVideo(self._loaded, video.frames, video.timestamps)
             except Exception as error:  # kept, so that a broken file is opened once
                 self._opened = error

@@ -163,7 +163,7 @@ def run_clip(
     ] = None,
     sampling: Annotated[
         str | None,
-        typer.Option(help="How to sample: uniform, linspace, segments, all or fps:X."),
+        typer.Option(help="How to sample: uniform, linspace, segments, before_last, all or fps:X."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",

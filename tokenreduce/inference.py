@@ -241,7 +241,11 @@ class EncodedVideo:
         raw = self._loaded.checkpoint.processor.video_inputs(self._frames, question, self._times)
         dtype = next(model.parameters()).dtype
         raw = {
-            name: value.to(self._loaded.device, dtype if value.is_floating_point() else None)
+            # Plain numbers, such as the seconds of a frame, are no activations: they stay exact.
+            name: value.to(
+                self._loaded.device,
+                dtype if value.is_floating_point() and value.dim() > 1 else None,
+            )
             for name, value in raw.items()
         }
         if self._features is not None:

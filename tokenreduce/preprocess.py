@@ -75,47 +75,33 @@ class FramePreprocessor(BaseModel):
 
     @classmethod
     def from_directory(cls, path: str | Path) -> FramePreprocessor:
-        """Read the settings from a checkpoint directory.
-
-        Looks for `video_processor` in `processor_config.json`, `video_preprocessor_config.json`,
-        `image_processor` in `processor_config.json`, and `preprocessor_config.json`, in this order.
+        """Read the settings from a checkpoint directory; see :func:`processor_settings`.
 
         Raises
         ------
         AdapterError
-            None of them is there, or one holds no usable settings.
+            There are none, or they are not usable.
         """
-        directory = Path(path)
-        for name, key in _PLACES:
-            values = _read(directory / name)
-            if key is not None and values is not None:
-                values = values.get(key)
-            if values is not None:
-                return cls._parse(values, directory / name, key)
-        names = ", ".join(dict.fromkeys(name for name, _ in _PLACES))
-        raise AdapterError(
-            f"{directory}: no frame preprocessor settings found; one of {names} is needed."
-        )
-
-    @classmethod
-    def _parse(cls, values: Any, file: Path, key: str | None) -> FramePreprocessor:
-        where = f"{file}" if key is None else f"{file} ({key})"
-        if not isinstance(values, dict):
-            raise AdapterError(
-                f"{where}: holds {type(values).__name__}, not a mapping of settings."
-            )
-        if values.get("do_resize", True) is False:
-            raise AdapterError(f"{where}: do_resize=false is not supported; frames need one size.")
+        values, where = processor_settings(path)
         settings: dict[str, Any] = {
             "size": _size(values.get("size"), where, "size"),
-            "rescale": values.get("rescale_factor", 1 / 255) if _on(values, "do_rescale") else 1.0,
-            "resample": _RESAMPLE.get(values.get("resample", 3)),
+            "mean": None,
+            "std": None,
+            **pixel_settings(values),
         }
-        if _on(values, "do_normalize"):
-            settings["mean"] = values.get("image_mean")
-            settings["std"] = values.get("image_std")
         if values.get("do_center_crop"):
             settings["crop"] = _size(values.get("crop_size"), where, "crop_size")
+        return cls.from_settings(settings, where)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], where: str) -> FramePreprocessor:
+        """Return what settings that were read from the place `where` say.
+
+        Raises
+        ------
+        AdapterError
+            They are not usable.
+        """
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -137,24 +123,79 @@ class FramePreprocessor(BaseModel):
             float32 [frames, 3, h, w].
         """
         import torch
-        from torch.nn.functional import interpolate
 
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise ValueError(
                 f"frames must be uint8 [frames, height, width, 3], not {frames.dtype} "
                 f"{list(frames.shape)}."
             )
+        frames = resized(frames, self.size.of(*frames.shape[1:3]), self.resample)
         pixels = frames.permute(0, 3, 1, 2)
-        target = self.size.of(*pixels.shape[-2:])
-        if target != tuple(pixels.shape[-2:]):
-            # uint8 rounds where the processors of transformers do; a float tensor would not.
-            pixels = interpolate(pixels, target, mode=self.resample, antialias=True)
         if self.crop is not None:
             pixels = _centre_crop(pixels, *self.crop.of(*pixels.shape[-2:]))
         shape = (3, 1, 1)
-        mean = torch.tensor(self.mean, device=pixels.device).view(shape) / self.rescale
-        std = torch.tensor(self.std, device=pixels.device).view(shape) / self.rescale
+        # Multiplied, not divided: it is how transformers rounds.
+        mean = torch.tensor(self.mean, device=pixels.device).view(shape) * (1 / self.rescale)
+        std = torch.tensor(self.std, device=pixels.device).view(shape) * (1 / self.rescale)
         return (pixels.float() - mean) / std
+
+
+def resized(frames: torch.Tensor, size: tuple[int, int], resample: str = "bicubic") -> torch.Tensor:
+    """Frames uint8 [frames, height, width, 3] in another size, resampled with antialiasing."""
+    from torch.nn.functional import interpolate
+
+    if size == tuple(frames.shape[1:3]):
+        return frames
+    # uint8 rounds where the processors of transformers do; a float tensor would not.
+    pixels = interpolate(frames.permute(0, 3, 1, 2), size, mode=resample, antialias=True)
+    return pixels.permute(0, 2, 3, 1)
+
+
+def processor_settings(path: str | Path) -> tuple[dict[str, Any], str]:
+    """Return the settings of a checkpoint's video processor, and where they stand.
+
+    Looks for `video_processor` in `processor_config.json`, `video_preprocessor_config.json`,
+    `image_processor` in `processor_config.json`, and `preprocessor_config.json`, in this order.
+
+    Raises
+    ------
+    AdapterError
+        None of them is there, or one holds no usable settings.
+    """
+    directory = Path(path)
+    for name, key in _PLACES:
+        values: Any = _read(directory / name)
+        if key is not None and values is not None:
+            values = values.get(key)
+        if values is None:
+            continue
+        where = str(directory / name) if key is None else f"{directory / name} ({key})"
+        if not isinstance(values, dict):
+            raise AdapterError(
+                f"{where}: holds {type(values).__name__}, not a mapping of settings."
+            )
+        if values.get("do_resize", True) is False:
+            raise AdapterError(f"{where}: do_resize=false is not supported; frames need one size.")
+        return values, where
+    names = ", ".join(dict.fromkeys(name for name, _ in _PLACES))
+    raise AdapterError(
+        f"{directory}: no frame preprocessor settings found; one of {names} is needed."
+    )
+
+
+def pixel_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `FramePreprocessor` but the sizes that processor settings give."""
+    found: dict[str, Any] = {}
+    if not _on(values, "do_rescale"):
+        found["rescale"] = 1.0
+    elif "rescale_factor" in values:
+        found["rescale"] = values["rescale_factor"]
+    if "resample" in values:
+        found["resample"] = _RESAMPLE.get(values["resample"])
+    if not _on(values, "do_normalize"):
+        return {**found, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    named = {"mean": "image_mean", "std": "image_std"}
+    return found | {field: values[name] for field, name in named.items() if name in values}
 
 
 def _on(values: dict[str, Any], switch: str) -> bool:
@@ -194,6 +235,5 @@ def _centre_crop(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     rows, columns = max(0, height - pixels.shape[-2]), max(0, width - pixels.shape[-1])
     if rows or columns:
         pixels = pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-    top = round((pixels.shape[-2] - height) / 2)
-    left = round((pixels.shape[-1] - width) / 2)
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
     return pixels[..., top : top + height, left : left + width]

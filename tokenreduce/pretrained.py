@@ -39,8 +39,9 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        # A part that needs another package, such as timm, says so behind an empty line.
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise AdapterError(f"{directory}: not loaded as a {model_class}: {said}") from error
     if missing := sorted(info["missing_keys"]):
         raise AdapterError(
@@ -68,7 +69,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def load_tokenizer(directory: Path, *, template: bool = True) -> Any:
+def load_tokenizer(directory: Path, *, template: bool = True, model_type: str | None = None) -> Any:
     """Load the tokenizer of a checkpoint directory, with its chat template wherever that is kept.
 
     Parameters
@@ -77,19 +78,28 @@ def load_tokenizer(directory: Path, *, template: bool = True) -> Any:
         Holds the tokenizer's files.
     template
         Whether a chat template is needed; families that write their prompts themselves have none.
+    model_type
+        Of the language model, where transformers does not know that of the checkpoint.
 
     Raises
     ------
     AdapterError
         If there is no tokenizer, or no chat template where one is needed.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    config = None if model_type is None else AutoConfig.for_model(model_type)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, config=config, local_files_only=True)
     except (OSError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise AdapterError(f"{directory}: no tokenizer can be loaded: {said}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # Some classes of transformers are made without any file, and know no word then.
+        raise AdapterError(
+            f"{directory}: no tokenizer can be loaded: there is no vocabulary, such as in a "
+            "tokenizer.json."
+        )
     # Processors of earlier transformers kept the template in a file of their own.
     tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(directory)
     if template and not tokenizer.chat_template:

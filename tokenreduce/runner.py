@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tokenreduce.reducer import Reducer
     from tokenreduce.video import Video
 
-DEFAULT_FRAMES = 16  # where neither the benchmark nor the run says how many
 TIMED_SAMPLES = 8
 
 
@@ -190,7 +189,7 @@ def run_cells(
     timed = {sample.id for sample in spread(samples, TIMED_SAMPLES)}
     by_video = groupby(samples, key=lambda sample: (sample.video, sample.frames))
     for (path, wanted), questions in by_video:
-        video = Clip(loaded, path, frames or wanted or DEFAULT_FRAMES)
+        video = Clip(loaded, path, frames or wanted or loaded.checkpoint.processor.frames)
         for sample in questions:
             for seed in seeds:
                 asked = Question(loaded, rows, sample, seed, video)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenreduce.adapter import Checkpoint, Inputs, ModelAdapter
+from tokenreduce.anyres import base_view, tiled_views
 from tokenreduce.chat import ChatProcessor
+from tokenreduce.features import encoded_video, video_frames
 from tokenreduce.layout import Layout, Role
 from tokenreduce.placement import Grid, Item, place
 from tokenreduce.preprocess import FramePreprocessor
@@ -42,18 +44,7 @@ class LlavaOnevision(ModelAdapter):
 
     def encode_video(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """See :meth:`tokenreduce.adapter.ModelAdapter.encode_video`."""
-        import torch
-
-        rest = dict(inputs)
-        # The model takes encoded features or pixels, not both: images beside videos stay pixels.
-        if rest.get("pixel_values") is not None:
-            return rest
-        pixels = rest.pop("pixel_values_videos", None)
-        if pixels is None:
-            return rest
-        with torch.no_grad():
-            features = model.get_video_features(pixels, return_dict=True)  # type: ignore[operator]
-        return {**rest, "mm_encoder_outputs": {"video": features}}
+        return encoded_video(model, inputs)
 
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """See :meth:`tokenreduce.adapter.ModelAdapter.load`."""
@@ -78,27 +69,15 @@ class LlavaOnevisionProcessor(ChatProcessor):
         return self.placeholder * count, {"pixel_values_videos": self.preprocess(frames)[None]}
 
 
-def _base_side(config: Any) -> int:
-    side: int = config.vision_config.image_size // config.vision_config.patch_size
-    return side
-
-
 def _video_side(config: Any) -> int:
-    return math.ceil(_base_side(config) / 2)
+    return math.ceil(base_view(config).rows / 2)
 
 
-def _videos(config: Any, inputs: Inputs) -> Iterator[Item]:
+def _videos(config: Any, inputs: Inputs) -> Iterable[Item]:
     """Return the videos of a batch: all are one tensor, so of one length."""
     side = _video_side(config)
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
-    pixels = inputs.get("pixel_values_videos")
-    if encoded is not None:
-        frames = (int(encoded.pooler_output.shape[1]) - 1) // side**2
-    elif pixels is not None:
-        frames = int(pixels.shape[1])
-    else:
-        return iter(())
-    return repeat((Grid(frames, side, side), Role.NEWLINE))
+    frames = video_frames(inputs, side**2, beside=1)
+    return () if frames is None else repeat((Grid(frames, side, side), Role.NEWLINE))
 
 
 def _images(config: Any, inputs: Inputs) -> Iterator[Item]:
@@ -110,32 +89,9 @@ def _images(config: Any, inputs: Inputs) -> Iterator[Item]:
     alone = [True] * len(sizes)
     if counts is not None:
         alone = [int(n) == 1 for n in counts for _ in range(int(n))]
-    side = _base_side(config)
-    base = Grid(1, side, side)
+    largest = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
     for (height, width), patched in zip(sizes.tolist(), alone, strict=True):
-        if not patched:
-            yield base, Role.NEWLINE
-            continue
-        rows, columns = _anyres_grid(config, height, width)
-        lines = ((Grid(1, 1, columns, 1, row), Role.NEWLINE) for row in range(rows))
-        yield base, *chain.from_iterable(lines)
-
-
-def _anyres_grid(config: Any, height: int, width: int) -> tuple[int, int]:
-    """Return rows and columns of the unpadded high-resolution view of an image of that size."""
-    from transformers.models.llava_onevision.modeling_llava_onevision import (
-        get_anyres_image_grid_shape,
-    )
-
-    base = _base_side(config)
-    tiles = get_anyres_image_grid_shape(
-        (height, width), config.image_grid_pinpoints, config.vision_config.image_size
-    )
-    rows, columns = tiles[0] * base, tiles[1] * base
-    if width / height > columns / rows:
-        rows -= 2 * ((rows - int(round(height * columns / width, 7))) // 2)
-    else:
-        columns -= 2 * ((columns - int(round(width * rows / height, 7))) // 2)
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    ratio = math.sqrt(rows * columns / (most * base**2))
-    return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+        if patched:
+            yield tiled_views(config, height, width, largest)
+        else:
+            yield base_view(config), Role.NEWLINE

@@ -48,6 +48,8 @@ class FamilyCase:
         other inputs that differ in the pixels of one cell, with sample and cell.
     unmixed
         Makes the tower of a model local: what ``probes`` needs.
+    save
+        See :class:`tokenreduce.testing.AdapterCase`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class FamilyCase:
     probes: Callable[[Any, Inputs], Iterator[tuple[Inputs, int, Cell]]] | None = None
     unmixed: Callable[[Any], None] | None = None
     probed: tuple[str, ...] = field(default=())
+    save: Callable[[Any, Path], None] | None = None
 
     @property
     def visual(self) -> tuple[str, ...]:

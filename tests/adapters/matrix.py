@@ -50,7 +50,7 @@ def reducers(first: int) -> dict[str, Reducer]:
         Vas(start_layer=seen, end_layer=seen + 2, interval=1, ratio=0.4),
         FastV(layer=seen),
         Vcc(layer=seen),
-        ToMe(r=2),
+        ToMe(r=2, start_layer=seen),
         Random(layers=[early, seen + 1], ratios=[0.5, 0.3]),
         SpatialAverage(layers=[early, seen + 1]),
         TemporalAverage(layers=[early, seen + 1]),

@@ -33,7 +33,7 @@ NEW_TOKENS = 8
 def conformance() -> list[Any]:
     found = []
     for case in FAMILIES.values():
-        subject = AdapterCase(case.adapter, case.model, case.prompts["ragged"])
+        subject = AdapterCase(case.adapter, case.model, case.prompts["ragged"], case.save)
         for check in checks_for(subject):
             found.append(pytest.param(subject, check, id=f"{case.name}-{check.name}"))
     return found

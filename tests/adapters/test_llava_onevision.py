@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tokenreduce
+from tests.adapters.llavas import cells
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.testing.tiny import (
@@ -28,14 +29,6 @@ BASE = 4 * 4  # tokens of an image's base view
 
 def layout_of(model: Any, inputs: dict[str, Any]) -> Layout:
     return LlavaOnevision().layout(model, inputs)
-
-
-def cells(layout: Layout, sample: int = 0) -> list[tuple[int, ...]]:
-    columns = zip(
-        *(getattr(layout, n)[sample].tolist() for n in ("role", "item", "frame", "row", "column")),
-        strict=True,
-    )
-    return [tuple(column) for column in columns]
 
 
 def test_one_video_by_hand():

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TORCHVISION = "torchvision==0.28.0"  # the release for torch 2.13
+SMOLVLM = ("num2words==0.5.14", "docopt==0.6.2")  # its processor in transformers writes numbers out
 UNREACHABLE = ("Could not find a version", "No matching distribution", "Connection")
 
 
@@ -34,10 +35,12 @@ def compared() -> list[str]:
 
 @pytest.fixture(scope="module")
 def torchvision(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder from which torchvision can be imported, and nothing else."""
+    """Return a folder with torchvision and what else processors of transformers need."""
     folder = tmp_path_factory.mktemp("torchvision")
-    command = ["pip", "install", "--quiet", "--no-deps", "--target", str(folder), TORCHVISION]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    command = ["pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, TORCHVISION, *SMOLVLM], capture_output=True, text=True
+    )
     if done.returncode and any(sign in done.stderr for sign in UNREACHABLE):
         pytest.skip(f"{TORCHVISION} cannot be had here: {done.stderr.splitlines()[-1]}")
     assert not done.returncode, done.stderr

@@ -141,9 +141,9 @@ def test_each_video_is_decoded_and_encoded_once(
     encoded: list[int] = []
     original = asking.load_video
 
-    def load(path: Path, frames: int) -> Any:
+    def load(path: Path, frames: int, sampling: str) -> Any:
         decoded.append(path)
-        return original(path, frames)
+        return original(path, frames, sampling)
 
     monkeypatch.setattr(asking, "load_video", load)
     tower: Any = loaded.checkpoint.model.model.vision_tower

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenreduce.adapter import ModelAdapter
@@ -78,6 +79,7 @@ def check_adapter(
     *,
     model: Callable[[], Any],
     inputs: Callable[[], Mapping[str, Any]],
+    save: Callable[[Any, Path], None] | None = None,
 ) -> None:
     """Run every check that applies to a model adapter; see :func:`check_reducer`.
 
@@ -85,10 +87,10 @@ def check_adapter(
     ----------
     adapter
         It need not be installed.
-    model, inputs
+    model, inputs, save
         See :class:`AdapterCase`.
     """
-    _check_all(AdapterCase(adapter, model, inputs))
+    _check_all(AdapterCase(adapter, model, inputs, save))
 
 
 def parametrize_with_checks(

@@ -72,7 +72,7 @@ def load_video(
     frames : int
         How many frames to sample. Frames of a shorter clip repeat, unless the rule says otherwise.
     sampling : str
-        `uniform`, `linspace`, `before_last`, `all` or `fps:X`; see `sample_indices`.
+        `uniform`, `linspace`, `segments`, `before_last`, `all` or `fps:X`; see `sample_indices`.
     max_frames : int, optional
         Most frames to hold in memory (default 1024).
     max_pixels : int, optional

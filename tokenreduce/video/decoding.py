@@ -180,22 +180,23 @@ class Decoder:
 def sample_frames(
     path: Path, index: Index, indices: Sequence[int], max_pixels: int, *, careful: bool
 ) -> Sampled:
-    """Decode the wanted frames, or for each one that is broken the nearest good one."""
+    """Decode the wanted frames, or for each one that is broken the nearest good one; -1: black."""
     import av
 
     result = Sampled()
+    wanted = sorted({number for number in indices if number >= 0})
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "NONE" if careful else "AUTO"
         decoder = Decoder(container, stream, index)
         try:
-            for number, frame, exact in _nearest(decoder, index, sorted(set(indices)), careful):
+            for number, frame, exact in _nearest(decoder, index, wanted, careful):
                 image = _to_rgb(frame, max_pixels, result.images)
                 if result.images is None:
                     import numpy as np
 
-                    result.images = np.empty((len(indices), *image.shape), dtype=np.uint8)
-                for row in (row for row, wanted in enumerate(indices) if wanted == number):
+                    result.images = np.zeros((len(indices), *image.shape), dtype=np.uint8)
+                for row in (row for row, asked in enumerate(indices) if asked == number):
                     result.images[row] = image
                 if not exact:
                     result.inexact[number] = 1

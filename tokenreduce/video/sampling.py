@@ -11,10 +11,20 @@ from tokenreduce.errors import ConfigError
 def uniform(total: int, frames: int) -> list[int]:
     """Middle frame of each of `frames` equal segments; all frames where `frames == total`.
 
-    The rule of TSN-style loaders (`OpenGVLab/Ask-Anything: get_index`). `magic-research/PLLaVA:
-    tasks/eval/eval_utils.py` takes its segments up to the last index instead of the frame count.
+    The rule of TSN-style loaders (`OpenGVLab/Ask-Anything: get_index`).
     """
     return [total * (2 * i + 1) // (2 * frames) for i in range(frames)]
+
+
+def segments(total: int, frames: int) -> list[int]:
+    """Start of each of `frames` equal segments of 0..`total - 1`, rounded, plus half a segment.
+
+    Starts round half to even, the half segment rounds down. The rule of `magic-research/PLLaVA:
+    tasks/eval/eval_utils.py`.
+    """
+    last = total - 1
+    half = last // (2 * frames)
+    return [half + round(Fraction(last * i, frames)) for i in range(frames)]
 
 
 def linspace(total: int, frames: int) -> list[int]:
@@ -25,6 +35,17 @@ def linspace(total: int, frames: int) -> list[int]:
     return [(total - 1) * i // max(1, frames - 1) for i in range(frames)]
 
 
+def before_last(total: int, frames: int) -> list[int]:
+    """`linspace(0, total - 2, frames)` cut to integers: the last frame is left out.
+
+    A clip that is shorter than asked is whole, with black frames (-1) before it. The rule of
+    `NVlabs/VILA: llava/mm_utils.py`.
+    """
+    if total < frames:
+        return [-1] * (frames - total) + list(range(total))
+    return [(total - 2) * i // max(1, frames - 1) for i in range(frames)]
+
+
 def every(total: int, frames: int) -> list[int]:
     """Every frame of the file; `frames` is not used."""
     return list(range(total))
@@ -33,12 +54,16 @@ def every(total: int, frames: int) -> list[int]:
 SAMPLING: dict[str, Callable[[int, int], list[int]]] = {
     "uniform": uniform,
     "linspace": linspace,
+    "segments": segments,
+    "before_last": before_last,
     "all": every,
 }
 
 
 def sample_indices(sampling: str, total: int, frames: int, rate: Fraction) -> list[int]:
     """Frame numbers that a named rule picks; they repeat where the clip is shorter than asked.
+
+    -1 is a black frame.
 
     Parameters
     ----------

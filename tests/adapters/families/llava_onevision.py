@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.adapters.family import Cell, FamilyCase, Inputs, noise, padded
+from tests.adapters.llavas import PINPOINTS, SIZE, processor, tokenizer
+from tests.adapters.patched import transformers_inputs, write
 from tokenreduce.testing.tiny import IMAGE, PATCH, tiny_onevision, video_ids
 from tokenreduce_model_adapters.llava_onevision import LlavaOnevision
 
@@ -68,6 +72,23 @@ def probes(model: Any, inputs: Inputs) -> Iterator[tuple[Inputs, int, Cell]]:
                 top, left = 2 * PATCH * row, 2 * PATCH * column
                 pixels[0, frame, :, top : top + 2 * PATCH, left : left + 2 * PATCH] += 5
                 yield {**inputs, "pixel_values_videos": pixels}, 0, (0, frame, row, column)
+
+
+def write_checkpoint(directory: Path) -> None:
+    kinds = ("LlavaOnevisionImageProcessor", "LlavaOnevisionVideoProcessor")
+    settings = processor("LlavaOnevision", *kinds, num_image_tokens=16)
+    settings["vision_feature_select_strategy"] = "full"
+    for kind in ("image_processor", "video_processor"):
+        settings[kind] |= {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": None}
+        settings[kind]["crop_size"] = None
+    settings["image_processor"]["image_grid_pinpoints"] = PINPOINTS
+    write(directory, tiny_onevision(6), tokenizer(), settings)
+
+
+def hf_inputs(
+    directory: Path, frames: Tensor, question: str, times: Sequence[float]
+) -> dict[str, Any]:
+    return transformers_inputs(directory, frames, question, times)
 
 
 CASES = (
