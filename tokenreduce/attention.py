@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenreduce.errors import UnsupportedError
+from tokenreduce.view import Heads
 
 SUPPORTED = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -29,7 +30,8 @@ class Capture:
     Attributes
     ----------
     rows
-        Per sample ``[heads, rows, head_dim]``: queries of the sample's text rows.
+        Per sample ``[heads, rows, head_dim]``: queries of the sample's text rows; empty if nobody
+        asks for them.
     key
         ``[batch, key_heads, keys, head_dim]``, earlier turns first.
     everything
@@ -39,6 +41,8 @@ class Capture:
         Factor of the scores.
     earlier
         ``[batch, past]`` bool: keys from earlier turns, false at padding.
+    padded
+        Whether any key is padding.
     """
 
     rows: list[Tensor]
@@ -46,6 +50,7 @@ class Capture:
     everything: list[Tensor] | None
     scaling: float
     earlier: Tensor
+    padded: bool
 
     @property
     def past(self) -> int:
@@ -54,7 +59,11 @@ class Capture:
 
 
 def received(
-    query: Tensor, key: Tensor, visible: Callable[[slice], Tensor] | None, scaling: float
+    query: Tensor,
+    key: Tensor,
+    visible: Callable[[slice], Tensor] | None,
+    scaling: float,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Return the attention weight that each key receives, summed over query rows.
 
@@ -65,9 +74,13 @@ def received(
     key
         ``[key_heads, keys, head_dim]``; a key head serves ``heads / key_heads`` query heads.
     visible
-        Given a slice of rows, ``[rows, keys]`` bool; None: every key is seen by every row.
+        Given a slice of rows, ``[rows, keys]`` bool; None: every row sees every key, up to what
+        ``seen`` says.
     scaling
         Factor of the scores.
+    seen
+        ``[rows]`` int64 on the CPU, ascending: how many of the first keys each row sees; the others
+        are not even scored. None: all.
 
     Returns
     -------
@@ -77,18 +90,35 @@ def received(
     heads, rows, width = query.shape
     key_heads, keys, _ = key.shape
     total = torch.zeros(heads, keys, dtype=torch.float32, device=query.device)
-    # A chunk of head_dim / 16 rows costs a sixteenth of the layer's own queries in memory.
-    step = max(1, width // 16)
+    # The scores of head_dim rows take less memory than what the layer's own MLP needs.
+    step = max(1, width)
     for start in range(0, rows, step):
         chunk = query[:, start : start + step]
+        count = chunk.shape[1]
+        some, every = (keys, keys) if seen is None else _bounds(seen[start : start + step])
         # Scaled before the product, as fused kernels do: in float16 the product may overflow.
         grouped = (chunk * scaling).reshape(key_heads, -1, width)
-        scores = (grouped @ key.transpose(1, 2)).view(heads, chunk.shape[1], keys)
+        scores = (grouped @ key[:, :some].transpose(1, 2)).view(heads, count, some)
         if visible is not None:
-            hidden = ~visible(slice(start, start + chunk.shape[1]))
+            hidden = ~visible(slice(start, start + count))
             scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        total += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=1)
+        if seen is not None and every < some:
+            late = torch.arange(every, some) >= seen[start : start + count, None]
+            scores[..., every:].masked_fill_(late.to(scores.device), torch.finfo(scores.dtype).min)
+        total[:, :some] += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=1)
     return total
+
+
+def _bounds(seen: Tensor) -> tuple[int, int]:
+    """Return how many of the first keys any of the rows sees, and how many all of them see."""
+    return int(seen[-1]), int(seen[0])
+
+
+def over_heads(weight: Tensor, heads: Heads) -> Tensor:
+    """Return ``[heads, tokens]`` weights as they are, or their mean or sum ``[tokens]``."""
+    if heads == "each":
+        return weight
+    return weight.mean(0) if heads == "mean" else weight.sum(0)
 
 
 class Probe:
@@ -153,7 +183,7 @@ class Probe:
             return
         self.want = None
         device = query.device
-        rows = [query[b].index_select(1, cols.to(device)) for b, cols in enumerate(want.rows)]
+        rows = [query[b].index_select(1, at.to(device)) for b, at in enumerate(want.rows)]
         earlier = want.earlier.to(device)
         everything = None
         if want.everything:
@@ -161,7 +191,7 @@ class Probe:
                 received_by_all(query[b], key[b], want.positions[b].to(device), scale, earlier[b])
                 for b in range(query.shape[0])
             ]
-        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier)
+        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier, want.padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +203,16 @@ class Want:
     layer, owner
         Its index, and the layer itself.
     rows
-        Per sample ``[rows]`` int64: columns of the text rows among the forward's tokens.
+        Per sample ``[rows]`` int64: places of the text rows among the forward's tokens; empty if
+        nobody asks for them.
     positions
         ``[batch, tokens]`` int64 original positions of the forward's tokens, -1 at padding.
     everything
         Whether the weight received from all rows is wanted.
     earlier
         ``[batch, past]`` bool: keys that the layer holds already, false at padding.
+    padded
+        Whether any of its keys will be padding.
     """
 
     layer: int
@@ -188,6 +221,7 @@ class Want:
     positions: Tensor
     everything: bool
     earlier: Tensor
+    padded: bool
 
 
 def received_by_all(
@@ -220,13 +254,9 @@ def received_by_all(
     alive_query, alive_key = query, key
     if columns.numel() < key.shape[1]:
         alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
-    order = torch.arange(alive_key.shape[1], device=key.device)
-
-    def visible(rows: slice) -> Tensor:
-        return order <= (torch.arange(rows.start, rows.stop, device=key.device) + past)[:, None]
-
+    seen = torch.arange(past + 1, alive_key.shape[1] + 1)
     total = torch.zeros(query.shape[0], query.shape[1], dtype=torch.float32, device=query.device)
-    total[:, alive] = received(alive_query, alive_key, visible, scaling)[:, past:]
+    total[:, alive] = received(alive_query, alive_key, None, scaling, seen)[:, past:]
     return total
 
 
