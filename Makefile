@@ -16,4 +16,4 @@ docs:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 bench:
-	$(PYTHON) -m tokenreduce compare
+	$(PYTHON) benchmarks/check_targets.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Tokens:
         -1 once it is dropped.
     size
         ``[batch, tokens]`` int64 over the input columns: how many originals a carrier stands for.
+    padded
+        Whether any row is padding; known on the host, so that nobody has to look again.
     untouched
         Whether nothing has been removed yet, so that the model's own mask and positions are right.
     """
@@ -34,14 +36,16 @@ class Tokens:
     index: Tensor
     owner: Tensor
     size: Tensor
+    padded: bool
     untouched: bool = True
+    _grid: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def all_of(cls, valid: Tensor) -> Tokens:
         """Start with every token of ``valid`` ``[batch, tokens]`` bool, padding being false."""
         columns = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         index = columns.masked_fill(~valid, PAD)
-        return cls(index, index.clone(), valid.long())
+        return cls(index, index.clone(), valid.long(), padded=not bool(valid.all()))
 
     def rows_of(self, sample: int, columns: Tensor) -> Tensor:
         """Return the rows of a sample's ``columns`` ``[n]``, all of which must be left."""
@@ -78,26 +82,35 @@ def apply_plans(
     owner, size = tokens.owner.clone(), tokens.size.clone()
     kept: list[Tensor] = []
     for sample, plan in enumerate(plans):
-        alive = (tokens.index[sample] >= 0).nonzero().squeeze(1)
+        stays = tokens.index[sample] >= 0
         if plan is not None:
-            grid = grid_rows(tokens, layout, sample)
-            alive = _apply_one(tokens, layout, plan, sample, grid, alive, owner, size)
-            hidden = _merged(hidden, tokens, plan, sample, grid)
-        kept.append(alive)
+            _apply_one(tokens, layout, plan, sample, stays, owner, size)
+        kept.append(stays.nonzero().squeeze(1))
     longest = max(rows.numel() for rows in kept)
     gather = torch.full((len(kept), longest), PAD, dtype=torch.long, device=tokens.index.device)
     for sample, rows in enumerate(kept):
         gather[sample, longest - rows.numel() :] = rows
-    left = Tokens(_take(tokens.index, gather), owner, size, untouched=False)
-    return _take_hidden(hidden, gather.to(hidden.device)), left
+    packed = _take_hidden(hidden, gather.to(hidden.device))
+    for sample, plan in enumerate(plans):
+        if plan is not None and plan.merges:
+            carriers, means = _averages(hidden[sample], tokens, layout, plan, sample)
+            left = kept[sample].to(hidden.device)
+            packed[sample, torch.searchsorted(left, carriers) + longest - left.numel()] = means
+    padded = any(rows.numel() < longest for rows in kept)
+    return packed, Tokens(_take(tokens.index, gather), owner, size, padded, untouched=False)
 
 
 def grid_rows(tokens: Tokens, layout: Layout, sample: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of a sample's surviving grid tokens, and the input columns they carry."""
-    index = tokens.index[sample]
-    role = layout.role[sample][index.clamp(min=0)]
-    rows = ((role == int(Role.GRID)) & (index >= 0)).nonzero().squeeze(1)
-    return rows, index[rows]
+    """Return the rows of a sample's surviving grid tokens, and the input columns they carry.
+
+    They are looked for once, and remembered with the tokens.
+    """
+    if sample not in tokens._grid:
+        index = tokens.index[sample]
+        role = layout.role[sample][index.clamp(min=0)]
+        rows = ((role == int(Role.GRID)) & (index >= 0)).nonzero().squeeze(1)
+        tokens._grid[sample] = rows, index[rows]
+    return tokens._grid[sample]
 
 
 def _apply_one(
@@ -105,72 +118,71 @@ def _apply_one(
     layout: Layout,
     plan: Plan,
     sample: int,
-    grid: tuple[Tensor, Tensor],
-    alive: Tensor,
+    stays: Tensor,
     owner: Tensor,
     size: Tensor,
-) -> Tensor:
-    """Update one sample's owner and size rows in place; return its rows that stay."""
-    rows, columns = grid
+) -> None:
+    """Update one sample's owner and size rows in place, and which of its rows stay."""
+    rows, columns = grid_rows(tokens, layout, sample)
     slot = plan.slot.to(columns.device)
     first = plan.first_members().to(columns.device)
-    carrier = (
-        torch.where(slot >= 0, columns[first][slot.clamp(min=0)], slot) if len(first) else slot
-    )
-    # Compose: a token that was merged into a carrier before follows that carrier.
-    table = torch.arange(owner.shape[1], device=owner.device)
-    table[columns] = carrier
-    old = owner[sample]
-    owner[sample] = torch.where(old >= 0, table[old.clamp(min=0)], old)
-    members = slot >= 0
-    sums = torch.zeros(plan.kept, dtype=torch.long, device=size.device)
-    sums.index_add_(0, slot[members], size[sample][columns[members]])
-    size[sample][columns[first]] = sums
-    gone = torch.ones(tokens.index.shape[1], dtype=torch.bool, device=rows.device)
-    gone[alive] = False
-    gone[rows] = True
-    gone[rows[first]] = False
-    _drop_empty_items(gone, tokens, layout, sample, columns[first], owner)
-    return (~gone).nonzero().squeeze(1)
+    # A last carrier stands for "dropped": slot -1 finds it.
+    carriers = torch.cat([columns[first], columns.new_full((1,), PAD)])
+    # Compose: a token that was merged into a carrier before follows that carrier. Column -1 is the
+    # table's own last place, so that what was dropped stays dropped.
+    table = torch.arange(owner.shape[1] + 1, device=owner.device)
+    table[-1] = PAD
+    table[columns] = carriers[slot]
+    owner[sample] = table[owner[sample]]
+    sums = torch.zeros(plan.kept + 1, dtype=torch.long, device=size.device)
+    sums.index_add_(0, slot.masked_fill(slot < 0, plan.kept), size[sample][columns])
+    size[sample, columns[first]] = sums[:-1]
+    stays[rows] = False
+    stays[rows[first]] = True
+    _drop_empty_items(stays, tokens, layout, sample, columns[first], owner)
 
 
 def _drop_empty_items(
-    gone: Tensor, tokens: Tokens, layout: Layout, sample: int, left: Tensor, owner: Tensor
+    stays: Tensor, tokens: Tokens, layout: Layout, sample: int, left: Tensor, owner: Tensor
 ) -> None:
     """Let newline and CLS tokens go once all grid tokens of their item are gone."""
-    index = tokens.index[sample]
-    column = index.clamp(min=0)
-    role, item = layout.role[sample][column], layout.item[sample][column]
-    mark = ((role == int(Role.NEWLINE)) | (role == int(Role.CLS))) & (index >= 0)
-    orphan = mark & ~torch.isin(item, layout.item[sample][left])
-    gone |= orphan
-    owner[sample][column[orphan]] = PAD
+    column = tokens.index[sample].clamp(min=0)
+    role = layout.role[sample][column]
+    mark = ((role == int(Role.NEWLINE)) | (role == int(Role.CLS))) & stays
+    if not bool(mark.any()):
+        return
+    orphan = mark & ~torch.isin(layout.item[sample][column], layout.item[sample][left])
+    stays &= ~orphan
+    owner[sample, column[orphan]] = PAD
 
 
-def _merged(
-    hidden: Tensor, tokens: Tokens, plan: Plan, sample: int, grid: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Return hidden states in which each merged token's carrier holds the weighted average."""
-    if not plan.merges:
-        return hidden
-    rows, columns = grid
+def _averages(
+    hidden: Tensor, tokens: Tokens, layout: Layout, plan: Plan, sample: int
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of carriers of several tokens, and the weighted averages they get.
+
+    Only groups of several are averaged, so that a token that stays alone keeps its exact bits.
+
+    Parameters
+    ----------
+    hidden
+        ``[left, dim]``, of one sample.
+    tokens, layout, plan, sample
+        See :func:`apply_plans`.
+    """
+    rows, columns = (part.to(hidden.device) for part in grid_rows(tokens, layout, sample))
     slot = plan.slot.to(hidden.device)
     members = (slot >= 0).nonzero().squeeze(1)
-    target = slot[members]
-    shared = torch.bincount(target, minlength=plan.kept) > 1
-    # Only groups of several are averaged, so that a token that stays alone keeps its exact bits.
-    members = members[shared[target]]
-    target = (shared.long().cumsum(0) - 1)[slot[members]]
-    rows = rows.to(hidden.device)
-    weight = tokens.size[sample][columns].to(hidden.device)[members].float()
-    total = torch.zeros(int(shared.sum()), device=hidden.device).index_add_(0, target, weight)
-    share = (weight / total[target]).unsqueeze(1)
-    mean = torch.zeros(total.numel(), hidden.shape[2], dtype=torch.float32, device=hidden.device)
-    mean.index_add_(0, target, hidden[sample][rows[members]].float() * share)
-    merged = hidden.clone()
+    shared = torch.bincount(slot[members], minlength=plan.kept) > 1
+    members = members[shared[slot[members]]]
+    group = (shared.long().cumsum(0) - 1)[slot[members]]  # numbered among the shared ones
     carriers = rows[plan.first_members().to(hidden.device)[shared]]
-    merged[sample, carriers] = mean.to(hidden.dtype)
-    return merged
+    weight = tokens.size[sample].to(hidden.device)[columns[members]].float()
+    total = torch.zeros(carriers.numel(), device=hidden.device).index_add_(0, group, weight)
+    share = (weight / total[group]).unsqueeze(1)
+    means = torch.zeros(carriers.numel(), hidden.shape[1], device=hidden.device)
+    means.index_add_(0, group, hidden[rows[members]].float() * share)
+    return carriers, means.to(hidden.dtype)
 
 
 def _take(values: Tensor, gather: Tensor) -> Tensor:

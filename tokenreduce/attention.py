@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tokenreduce.errors import UnsupportedError
 from tokenreduce.masks import Sight
+from tokenreduce.view import Heads
 
 SUPPORTED = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -30,7 +31,8 @@ class Capture:
     Attributes
     ----------
     rows
-        Per sample ``[heads, rows, head_dim]``: queries of the sample's text rows.
+        Per sample ``[heads, rows, head_dim]``: queries of the sample's text rows; empty if nobody
+        asks for them.
     key
         ``[batch, key_heads, keys, head_dim]``, earlier turns first.
     everything
@@ -42,6 +44,8 @@ class Capture:
         ``[batch, past]`` bool: keys from earlier turns, false at padding.
     sight
         What the layer's queries see; None: every key up to themselves.
+    padded
+        Whether any key is padding.
     """
 
     rows: list[Tensor]
@@ -50,6 +54,7 @@ class Capture:
     scaling: float
     earlier: Tensor
     sight: Sight | None
+    padded: bool
 
     @property
     def past(self) -> int:
@@ -58,7 +63,11 @@ class Capture:
 
 
 def received(
-    query: Tensor, key: Tensor, visible: Callable[[slice], Tensor] | None, scaling: float
+    query: Tensor,
+    key: Tensor,
+    visible: Callable[[slice], Tensor] | None,
+    scaling: float,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Return the attention weight that each key receives, summed over query rows.
 
@@ -69,9 +78,13 @@ def received(
     key
         ``[key_heads, keys, head_dim]``; a key head serves ``heads / key_heads`` query heads.
     visible
-        Given a slice of rows, ``[rows, keys]`` bool; None: every key is seen by every row.
+        Given a slice of rows, ``[rows, keys]`` bool; None: every row sees every key, up to what
+        ``seen`` says.
     scaling
         Factor of the scores.
+    seen
+        ``[rows]`` int64 on the CPU, ascending: how many of the first keys each row sees; the others
+        are not even scored. None: all.
 
     Returns
     -------
@@ -81,18 +94,35 @@ def received(
     heads, rows, width = query.shape
     key_heads, keys, _ = key.shape
     total = torch.zeros(heads, keys, dtype=torch.float32, device=query.device)
-    # A chunk of head_dim / 16 rows costs a sixteenth of the layer's own queries in memory.
-    step = max(1, width // 16)
+    # The scores of head_dim rows take less memory than what the layer's own MLP needs.
+    step = max(1, width)
     for start in range(0, rows, step):
         chunk = query[:, start : start + step]
+        count = chunk.shape[1]
+        some, every = (keys, keys) if seen is None else _bounds(seen[start : start + step])
         # Scaled before the product, as fused kernels do: in float16 the product may overflow.
         grouped = (chunk * scaling).reshape(key_heads, -1, width)
-        scores = (grouped @ key.transpose(1, 2)).view(heads, chunk.shape[1], keys)
+        scores = (grouped @ key[:, :some].transpose(1, 2)).view(heads, count, some)
         if visible is not None:
-            hidden = ~visible(slice(start, start + chunk.shape[1]))
+            hidden = ~visible(slice(start, start + count))
             scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        total += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=1)
+        if seen is not None and every < some:
+            late = torch.arange(every, some) >= seen[start : start + count, None]
+            scores[..., every:].masked_fill_(late.to(scores.device), torch.finfo(scores.dtype).min)
+        total[:, :some] += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=1)
     return total
+
+
+def _bounds(seen: Tensor) -> tuple[int, int]:
+    """Return how many of the first keys any of the rows sees, and how many all of them see."""
+    return int(seen[-1]), int(seen[0])
+
+
+def over_heads(weight: Tensor, heads: Heads) -> Tensor:
+    """Return ``[heads, tokens]`` weights as they are, or their mean or sum ``[tokens]``."""
+    if heads == "each":
+        return weight
+    return weight.mean(0) if heads == "mean" else weight.sum(0)
 
 
 class Probe:
@@ -162,7 +192,7 @@ class Probe:
             return
         self.want = None
         device = query.device
-        rows = [query[b].index_select(1, cols.to(device)) for b, cols in enumerate(want.rows)]
+        rows = [query[b].index_select(1, at.to(device)) for b, at in enumerate(want.rows)]
         earlier = want.earlier.to(device)
         everything = None
         if want.everything:
@@ -177,7 +207,7 @@ class Probe:
                 )
                 for b in range(query.shape[0])
             ]
-        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier, want.sight)
+        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier, want.sight, want.padded)
 
     def of(self, number: int, layer: nn.Module) -> Capture:
         """Return what ``layer`` has left; raises :class:`UnsupportedError` if that is nothing."""
@@ -198,7 +228,8 @@ class Want:
     layer, owner
         Its index, and the layer itself.
     rows
-        Per sample ``[rows]`` int64: columns of the text rows among the forward's tokens.
+        Per sample ``[rows]`` int64: places of the text rows among the forward's tokens; empty if
+        nobody asks for them.
     positions
         ``[batch, tokens]`` int64 original positions of the forward's tokens, -1 at padding.
     everything
@@ -207,6 +238,8 @@ class Want:
         ``[batch, past]`` bool: keys that the layer holds already, false at padding.
     sight
         What its queries see; None: every key up to themselves.
+    padded
+        Whether any of its keys will be padding.
     """
 
     layer: int
@@ -216,6 +249,7 @@ class Want:
     everything: bool
     earlier: Tensor
     sight: Sight | None
+    padded: bool
 
 
 def received_by_all(
@@ -255,17 +289,12 @@ def received_by_all(
     alive_query, alive_key = query, key
     if columns.numel() < key.shape[1]:
         alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
-    order = torch.arange(alive_key.shape[1], device=key.device)
-
-    def causal(rows: slice) -> Tensor:
-        return order <= (torch.arange(rows.start, rows.stop, device=key.device) + past)[:, None]
-
-    visible: Callable[[slice], Tensor] = causal
+    visible, seen = None, torch.arange(past + 1, alive_key.shape[1] + 1)
     if sight is not None:
         rest = replace(sight, earlier=sight.earlier[before.to(sight.earlier.device)])
-        visible = rest.on(positions[alive], positions[alive])
+        visible, seen = rest.on(positions[alive], positions[alive]), None
     total = torch.zeros(query.shape[0], query.shape[1], dtype=torch.float32, device=query.device)
-    total[:, alive] = received(alive_query, alive_key, visible, scaling)[:, past:]
+    total[:, alive] = received(alive_query, alive_key, visible, scaling, seen)[:, past:]
     return total
 
 

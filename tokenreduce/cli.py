@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from tokenreduce.cli_bench import bench_command
 from tokenreduce.cli_new_plugin import new_plugin_command
 from tokenreduce.console import (
     INTERRUPTED,
@@ -309,6 +310,7 @@ def show_config(
     typer.echo(json.dumps(json_schema(class_names(ctx.obj.load())), indent=2))
 
 
+app.command("bench")(bench_command)
 app.command("new-plugin")(new_plugin_command)
 
 

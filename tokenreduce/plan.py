@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tokenreduce.errors import ReducerError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 DROPPED = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """One integer vector over the view's tokens; dropping, pooling and merging are all this.
 
@@ -70,17 +71,14 @@ class Plan:
         """
         import torch
 
-        kept = labels >= 0
-        size = labels.numel()
-        unique, inverse = torch.unique(labels[kept], return_inverse=True)
-        first = torch.full((unique.numel(),), size, dtype=torch.long, device=labels.device)
-        where = torch.arange(size, device=labels.device)[kept]
-        first.scatter_reduce_(0, inverse, where, reduce="amin")
-        rank = torch.empty_like(first)
-        rank[first.argsort()] = torch.arange(first.numel(), device=labels.device)
-        slot = torch.full((size,), DROPPED, dtype=torch.long, device=labels.device)
-        slot[kept] = rank[inverse]
-        return cls(slot, scores, note)
+        ranked, order = labels.sort(stable=True)  # label by label, in chronological order
+        place = torch.arange(labels.numel(), device=labels.device)
+        begins = torch.ones_like(labels, dtype=torch.bool)
+        begins[1:] = ranked[1:] != ranked[:-1]
+        first = torch.empty_like(order)  # [tokens] the first token with the same label
+        first[order] = order[place.masked_fill(~begins, 0).cummax(0).values]
+        number = (first.eq(place) & (labels >= 0)).cumsum(0) - 1
+        return cls(number[first].masked_fill(labels < 0, DROPPED), scores, note)
 
     @classmethod
     def windows(cls, groups: Tensor, width: int, *, note: str = "") -> Plan:
@@ -107,25 +105,30 @@ class Plan:
         """Number of input tokens."""
         return int(self.slot.numel())
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Number of output tokens."""
         return int(self.slot.max()) + 1 if self.slot.numel() else 0
 
-    @property
+    @cached_property
     def merges(self) -> bool:
         """Whether any two tokens share an output token."""
         return self.kept < int((self.slot >= 0).sum())
 
     def first_members(self) -> Tensor:
         """Return ``[kept]`` int64: the first member of every output token."""
+        return self._first
+
+    @cached_property
+    def _first(self) -> Tensor:
         import torch
 
-        size = self.slot.numel()
-        where = torch.arange(size, device=self.slot.device)
-        first = torch.full((self.kept,), size, dtype=torch.long, device=self.slot.device)
-        alive = self.slot >= 0
-        return first.scatter_reduce_(0, self.slot[alive], where[alive], reduce="amin")
+        size, device = self.slot.numel(), self.slot.device
+        first = torch.full((self.kept + 1,), size, dtype=torch.long, device=device)
+        # Dropped tokens go to a last place of their own.
+        target = self.slot.masked_fill(self.slot < 0, self.kept)
+        first.scatter_reduce_(0, target, torch.arange(size, device=device), reduce="amin")
+        return first[:-1]
 
     def validate(self, tokens: int, owner: str) -> None:
         """Check the plan against the view it answers.
@@ -157,7 +160,7 @@ class Plan:
                 f"scores must be None or a tensor of shape [{tokens}]."
             )
         first = self.first_members()
-        if bool((first >= tokens).any()) or bool((first.diff() <= 0).any()):
+        if bool((first.diff() <= 0).any() | (first[-1:] >= tokens).any()):
             raise ReducerError(
                 f"reducer '{owner}' answered with output tokens that are empty or not in "
                 "chronological order: build the plan with Plan.keep, Plan.where or Plan.groups."

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from tokenreduce.attention import over_heads
 from tokenreduce.errors import ReducerError
 from tokenreduce.layout import Role
-from tokenreduce.view import Heads, PastEvent, Rows, View
+from tokenreduce.view import Heads, Rows, View
 
 if TYPE_CHECKING:
     from tokenreduce.reducer import Needs
@@ -37,15 +38,14 @@ class SampleView(View):
         self.layer, self.num_layers = layer, len(prefill.layers)
         self._columns = columns
         self.index = columns + prefill.offset
-        self.item = layout.item[sample][columns]
-        self.frame = layout.frame[sample][columns]
-        self.row = layout.row[sample][columns]
-        self.column = layout.column[sample][columns]
-        self.size = prefill.tokens.size[sample][columns]
-        self.total = int((layout.role[sample] == int(Role.GRID)).sum())
-        own = [r for r in prefill.records if r.stage == stage and r.sample == sample]
-        self.events = tuple(PastEvent(r.layer, r.before, r.plan.kept, r.plan.note) for r in own)
-        self.layers_since_reduction = layer - own[-1].layer if own else layer + 1
+        self.item = layout.item[sample].index_select(0, columns)
+        self.frame = layout.frame[sample].index_select(0, columns)
+        self.row = layout.row[sample].index_select(0, columns)
+        self.column = layout.column[sample].index_select(0, columns)
+        self.size = prefill.tokens.size[sample].index_select(0, columns)
+        self.total = prefill.totals[sample]
+        self.events = prefill.events.get((stage, sample), ())
+        self.layers_since_reduction = layer - (self.events[-1].layer if self.events else -1)
 
     @property
     def _needs(self) -> Needs:
@@ -69,12 +69,8 @@ class SampleView(View):
             if self.layer + 1 >= self.num_layers:
                 raise ReducerError(f"reducer '{self._name}' asks for the layer after the last one.")
             weight = self._prefill.peeked(self.layer + 1, self._sample, self._hidden, asked)
-            per_head = weight[:, self._rows]
-        else:
-            per_head = self._history(asked, back)
-        if heads == "each":
-            return per_head
-        return per_head.mean(0) if heads == "mean" else per_head.sum(0)
+            return over_heads(weight, heads)[..., self._rows]
+        return self._history(asked, back, heads)
 
     def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Return row indices that there are."""
@@ -87,7 +83,7 @@ class SampleView(View):
             )
         return chosen
 
-    def _history(self, rows: Rows | tuple[int, ...], back: int) -> Tensor:
+    def _history(self, rows: Rows | tuple[int, ...], back: int, heads: Heads) -> Tensor:
         needs = self._needs
         declared = rows if isinstance(rows, str) else "text"
         covered = declared in needs.attention or (declared == "last" and "text" in needs.attention)
@@ -99,16 +95,18 @@ class SampleView(View):
                 f"reducer '{self._name}' asks after layer {self.layer} for the attention of layer "
                 f"{source}, which does not exist: look at view.layer first."
             )
-        weight = self._prefill.received(source, self._sample, rows)
+        weight = self._prefill.received(source, self._sample, rows, heads)
+        then = self._prefill.seen[source]
+        if then is self._prefill.tokens:
+            return weight[..., self._rows.to(weight.device)].to(self.index.device)
         # Tokens merged since then count with the token that carries them now.
-        then = self._prefill.seen[source].index[self._sample].to(weight.device)
-        owner = self._prefill.tokens.owner[self._sample].to(weight.device)
-        carrier = owner[then.clamp(min=0)].masked_fill(then < 0, -1)
-        mine = self._columns.to(weight.device)
-        where = torch.searchsorted(mine, carrier).clamp(max=mine.numel() - 1)
-        match = mine[where] == carrier
-        total = torch.zeros(weight.shape[0], mine.numel(), device=weight.device)
-        return total.index_add_(1, where[match], weight[:, match]).to(self.index.device)
+        carrier = self._prefill.tokens.owner[self._sample][then.index[self._sample].clamp(min=0)]
+        # A last place is for all that is no token of the view now; padding has no weight.
+        place = torch.full((then.owner.shape[1] + 1,), len(self), device=carrier.device)
+        place[self._columns] = torch.arange(len(self), device=carrier.device)
+        total = weight.new_zeros(*weight.shape[:-1], len(self) + 1)
+        total.index_add_(-1, place[carrier].to(weight.device), weight)
+        return total[..., :-1].to(self.index.device)
 
     @property
     def keys(self) -> Tensor:

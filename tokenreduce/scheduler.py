@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from tokenreduce.apply import Tokens, apply_plans, grid_rows
-from tokenreduce.attention import Probe, Want, received
+from tokenreduce.attention import Probe, Want, over_heads, received
 from tokenreduce.errors import ConfigError, ReducerError, TokenReduceError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.masks import Sight
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Needs, Reducer
 from tokenreduce.sample_view import SampleView
-from tokenreduce.view import Rows, View
+from tokenreduce.view import Heads, PastEvent, Rows, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,13 @@ class Prefill:
     surroundings: Surroundings
     offset: int = 0
     records: list[Record] = field(default_factory=list)
+    events: dict[tuple[int, int], tuple[PastEvent, ...]] = field(default_factory=dict)
     seen: dict[int, Tokens] = field(default_factory=dict)
     grid_counts: list[list[int]] = field(default_factory=list)
-    _counts: list[int] = field(default_factory=list)
+    totals: list[int] = field(default_factory=list)
     _rope_left: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     _text_columns: list[Tensor] = field(default_factory=list)
+    _rows_left: list[Tensor] = field(default_factory=list)
     _received: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     def before_layer(self, layer: int, hidden: Tensor) -> Tensor:
@@ -161,14 +163,14 @@ class Prefill:
         Tensor
             Its input after reduction, ``[batch, left', dim]``.
         """
-        if not self._counts:
-            self._counts = [int(columns.numel()) for columns in self._grid_columns()]
+        if not self.totals:
+            self.totals = self._counts()
         for number, stage in enumerate(self.stages):
             if layer - 1 in stage.layers:
                 hidden = self._ask(number, stage, layer - 1, hidden)
         self._forget(layer)
         self.seen[layer] = self.tokens
-        self.grid_counts.append(self._counts)
+        self.grid_counts.append(self._counts())
         self.probe.want = self._want(layer)
         return hidden
 
@@ -214,11 +216,12 @@ class Prefill:
         planned = time.perf_counter()
         hidden, self.tokens = apply_plans(hidden, self.tokens, self.layout, plans)
         applied = time.perf_counter()
-        left = self._grid_columns()
-        self._counts, self._rope_left = [int(columns.numel()) for columns in left], {}
+        self._rope_left, self._rows_left = {}, []
         for sample, plan in enumerate(plans):
             if plan is None:
                 continue
+            event = PastEvent(layer, before[sample], plan.kept, plan.note)
+            self.events[number, sample] = (*self.events.get((number, sample), ()), event)
             self.records.append(
                 Record(
                     layer,
@@ -226,7 +229,7 @@ class Prefill:
                     sample,
                     before[sample],
                     plan,
-                    left[sample],
+                    grid_rows(self.tokens, self.layout, sample)[1],
                     self.tokens.owner[sample],
                     planned - started,
                     applied - planned,
@@ -234,29 +237,37 @@ class Prefill:
             )
         return hidden
 
-    def _grid_columns(self) -> list[Tensor]:
-        """Return, per sample, the input columns that its surviving grid tokens carry."""
-        return [grid_rows(self.tokens, self.layout, b)[1] for b in range(self.layout.batch)]
+    def _text_rows(self) -> list[Tensor]:
+        """Return, per sample, the rows of :meth:`text_columns` among the tokens that are left."""
+        if not self._rows_left:
+            samples = range(self.layout.batch)
+            self._rows_left = [self.tokens.rows_of(b, self.text_columns(b)) for b in samples]
+        return self._rows_left
+
+    def _counts(self) -> list[int]:
+        """Return, per sample, how many grid tokens are left."""
+        return [len(grid_rows(self.tokens, self.layout, b)[1]) for b in range(self.layout.batch)]
 
     def _want(self, layer: int) -> Want | None:
-        capture, everything = False, False
+        asked: set[str] = set()
         for stage in self.stages:
             needs = stage.needs
             if any(layer + back in stage.layers for back in range(needs.history + 1)):
-                capture |= bool(needs.attention) or needs.keys
-                everything |= "all" in needs.attention
-        if not capture:
+                asked |= {*needs.attention, *(["keys"] if needs.keys else [])}
+        if not asked:
             return None
-        rows = [self.tokens.rows_of(b, self.text_columns(b)) for b in range(self.layout.batch)]
         earlier = self.surroundings.earlier(layer)
+        padded = self.tokens.padded or (earlier.shape[1] > 0 and not bool(earlier.all()))
+        rows = self._text_rows() if asked & {"text", "last"} else []
         return Want(
             layer,
             self.layers[layer],
             rows,
             self.tokens.index,
-            everything,
+            "all" in asked,
             earlier,
             self.surroundings.sight(layer),
+            padded,
         )
 
     def _forget(self, layer: int) -> None:
@@ -267,11 +278,17 @@ class Prefill:
                 del kept[gone]
         self._received = {key: value for key, value in self._received.items() if key[0] >= oldest}
 
-    def received(self, layer: int, sample: int, rows: Rows | tuple[int, ...]) -> Tensor:
-        """Return ``[heads, tokens]`` float32: weight per token that ran through ``layer``."""
-        key = (layer, sample, rows)
+    def received(
+        self, layer: int, sample: int, rows: Rows | tuple[int, ...], heads: Heads = "each"
+    ) -> Tensor:
+        """Return ``[heads, tokens]`` or ``[tokens]`` float32: weight per token of ``layer``."""
+        key = (layer, sample, rows, heads)
         if key not in self._received:
-            self._received[key] = self._compute_received(layer, sample, rows)
+            if heads == "each":
+                weight = self._compute_received(layer, sample, rows)
+            else:
+                weight = over_heads(self.received(layer, sample, rows), heads)
+            self._received[key] = weight
         return self._received[key]
 
     def _compute_received(self, layer: int, sample: int, rows: Rows | tuple[int, ...]) -> Tensor:
@@ -280,15 +297,20 @@ class Prefill:
             assert capture.everything is not None
             return capture.everything[sample]
         index = self.seen[layer].index[sample].to(capture.key.device)
-        query, asked = capture.rows[sample], self.text_columns(sample).to(index.device)
-        if rows == "last":
-            query, asked = query[:, -1:], asked[-1:]
-        elif rows != "text":
-            chosen = torch.tensor(rows, device=query.device)
-            query, asked = query.index_select(1, chosen), asked[chosen]
+        count = capture.rows[sample].shape[1]
+        named = {"text": tuple(range(count)), "last": (count - 1,)}
+        chosen = torch.tensor(sorted(named[rows] if isinstance(rows, str) else rows))  # on the CPU
+        there = chosen.to(index.device)
+        query = capture.rows[sample].index_select(1, there)
+        asked = self.text_columns(sample).to(index.device)[there]
         earlier = capture.earlier[sample].to(index.device)
         sight = capture.sight and capture.sight.of_sample(sample)
-        return _weights(query, capture.key[sample], index, asked, capture.scaling, earlier, sight)
+        # Text rows are the last of the tokens: padding aside, their place says what they see.
+        known = sight is None and not capture.padded
+        seen = capture.key.shape[2] - count + 1 + chosen if known else None
+        return _weights(
+            query, capture.key[sample], index, asked, capture.scaling, earlier, sight, seen
+        )
 
     def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
         """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""
@@ -329,18 +351,22 @@ def _weights(
     scaling: float,
     earlier: Tensor,
     sight: Sight | None,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never."""
+    """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never.
+
+    Where nothing is padded ``seen`` ``[rows]``, on the CPU, may say how many keys each row sees.
+    """
+    if seen is not None:
+        return received(query, key, None, scaling, seen)[:, earlier.numel() :]
     alive = index >= 0
 
     def visible(part: slice) -> Tensor:
         now = alive & (index <= asked[part, None])
         return torch.cat([earlier.expand(now.shape[0], -1), now], dim=1)
 
-    if sight is not None:
-        seen = sight.on(index, asked)
-        return received(query, key, seen, scaling)[:, earlier.numel() :]
-    return received(query, key, visible, scaling)[:, earlier.numel() :]
+    rule = visible if sight is None else sight.on(index, asked)
+    return received(query, key, rule, scaling)[:, earlier.numel() :]
 
 
 def _plan(reducer: Reducer, view: View, sample: int) -> Plan | None:

@@ -91,6 +91,8 @@ class Trace(BaseModel):
     flops, flops_full
         Multiply-adds times two of this prefill and of the same one without reduction
         (convention: :mod:`tokenreduce.cost`).
+    attention_flops, attention_flops_full
+        How many of them are attention's; the others are products with weights.
     kv_bytes, kv_bytes_full
         Bytes of keys and values this prefill put into the cache, and would have without reduction.
     layout_note
@@ -106,6 +108,8 @@ class Trace(BaseModel):
     segments: tuple[Segment, ...]
     flops: int
     flops_full: int
+    attention_flops: int
+    attention_flops_full: int
     kv_bytes: int
     kv_bytes_full: int
     layout_note: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tokenreduce.cache import Held
-from tokenreduce.cost import DecoderShape, kv_bytes, prefill_flops
+from tokenreduce.cost import Cost, DecoderShape, kv_bytes, prefill_cost
 from tokenreduce.layout import Layout
 from tokenreduce.scheduler import Record
 from tokenreduce.trace import Cell, Event, Segment, Trace
@@ -70,13 +70,15 @@ def build_trace(finished: Finished) -> Trace:
     full_new = [int(n) for n in (finished.full[:, finished.past :] >= 0).sum(1)]
     full_old = [int(n) for n in (finished.full[:, : finished.past] >= 0).sum(1)]
     shape, layers = finished.shape, finished.shape.layers
-    flops = flops_full = cache = cache_full = 0
+    costs: list[Cost] = []
+    costs_full: list[Cost] = []
+    cache = cache_full = 0
     for sample in range(layout.batch):
-        per_layer = [row[sample] for row in new]
-        flops += prefill_flops(shape, per_layer, [row[sample] for row in old])
-        flops_full += prefill_flops(shape, [full_new[sample]] * layers, [full_old[sample]] * layers)
+        per_layer, all_layers = [row[sample] for row in new], [full_new[sample]] * layers
+        costs.append(prefill_cost(shape, per_layer, [row[sample] for row in old]))
+        costs_full.append(prefill_cost(shape, all_layers, [full_old[sample]] * layers))
         cache += kv_bytes(shape, per_layer, finished.element_bytes)
-        cache_full += kv_bytes(shape, [full_new[sample]] * layers, finished.element_bytes)
+        cache_full += kv_bytes(shape, all_layers, finished.element_bytes)
     return Trace(
         num_layers=layers,
         visual_tokens=tuple(len(sample) for sample in cells),
@@ -86,8 +88,10 @@ def build_trace(finished: Finished) -> Trace:
         ),
         events=tuple(_event(finished, record, cells[record.sample]) for record in finished.records),
         segments=segments,
-        flops=flops,
-        flops_full=flops_full,
+        flops=sum(cost.total for cost in costs),
+        flops_full=sum(cost.total for cost in costs_full),
+        attention_flops=sum(cost.attention_flops for cost in costs),
+        attention_flops_full=sum(cost.attention_flops for cost in costs_full),
         kv_bytes=cache,
         kv_bytes_full=cache_full,
         layout_note=layout.note,

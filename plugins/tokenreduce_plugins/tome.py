@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, field_validator
@@ -132,33 +132,34 @@ class ToMe(Reducer):
         amount = self.amount(view)
         if amount == 0:
             return None
-        metric = torch.nn.functional.normalize(view.keys.float().mean(dim=1), dim=-1)  # [n, dim]
-        likeness, partner = _proposals(metric, view.item.to(metric.device))
+        keys = view.keys.mean(dim=1, dtype=torch.float32)
+        metric = torch.nn.functional.normalize(keys, dim=-1)  # [n, dim]
+        item, even = (part.to(metric.device) for part in (view.item, torch.arange(0, len(view), 2)))
+        likeness = torch.cat([some.amax(dim=1) for some in _cosines(metric, item, even)])  # [a]
         best = likeness.argsort(descending=True, stable=True)[:amount]
         best = best[likeness[best].isfinite()]  # a lone token of an item has nobody to merge with
+        if len(best) == 0:
+            return None
+        # Looking for the partners of those alone that merge is faster than for all of them.
+        partner = torch.cat([some.argmax(dim=1) for some in _cosines(metric, item, even[best])])
         label = torch.arange(len(view), device=metric.device)
-        label[2 * best] = 2 * partner[best] + 1
+        label[even[best]] = 2 * partner + 1
         # How unlike its partner a token is; the odd ones are never asked and get the maximum.
         scores = torch.full((len(view),), 2.0, device=metric.device)
         scores[::2] = (1 - likeness).clamp(max=2)
-        return Plan.groups(label, scores=scores) if len(best) else None
+        return Plan.groups(label, scores=scores)
 
 
-def _proposals(metric: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each even token, the cosine and the index of its best odd token.
+def _cosines(metric: Tensor, item: Tensor, even: Tensor) -> Iterator[Tensor]:
+    """Yield cosines ``[rows, b]`` of ``even`` tokens ``[a]`` to all odd ones, a few rows at a time.
 
-    Both are ``[a]``; only odd tokens of the same item count. The ``[a, b]`` similarities are
-    computed a few rows at a time.
+    Between tokens of different items they are minus infinity.
     """
     import torch
 
-    odd, odd_item = metric[1::2], item[1::2]
-    likeness, partner = [], []
-    rows = max(1, CELLS // len(odd))
-    for at in range(0, len(metric), 2 * rows):
-        some = slice(at, at + 2 * rows, 2)
-        cosine = (metric[some] @ odd.T).masked_fill_(item[some, None] != odd_item, -torch.inf)
-        best = cosine.max(dim=1)
-        likeness.append(best.values)
-        partner.append(best.indices)
-    return torch.cat(likeness), torch.cat(partner)
+    odd, several = metric[1::2], bool((item != item[0]).any())
+    for some in torch.split(even, max(1, CELLS // len(odd))):
+        cosine = metric[some] @ odd.T
+        if several:
+            cosine.masked_fill_(item[some, None] != item[1::2], -torch.inf)
+        yield cosine

@@ -114,13 +114,11 @@ class Vas(Reducer):
         if self.drop_all_at_end and view.layer == self.acts_after(view.num_layers)[-1]:
             return Plan(torch.full_like(view.index, DROPPED), note="end: all")
         # float64 on the CPU: a sum of attention must not depend on a kernel's order of adding.
-        maps = [
-            view.attention("text", back=min(back, view.layer)).to("cpu", torch.float64)
-            for back in range(3)
-        ]
+        layers = [view.attention("text", back=min(back, view.layer)) for back in range(3)]
+        maps = torch.stack(layers).to("cpu", torch.float64)  # [3, n] this layer first
         names = ("frames", "positions") if self.axis == "auto" else (self.axis,)
         axes = [self._weigh(name, _groups(name, view), maps) for name in names]
-        able = [axis for axis in axes if not bool(axis.keep.all())]
+        able = [axis for axis in axes if axis.stay < len(axis.rank)]
         if not able:
             return None
         axis = max(able, key=lambda each: each.share)  # frames, the first, if equal
@@ -129,18 +127,20 @@ class Vas(Reducer):
         )
         if not triggered and view.layers_since_reduction < self.interval:
             return None
-        keep, scores = (each.to(view.index.device) for each in (axis.keep, axis.scores))
+        kept = torch.zeros(len(axis.rank), dtype=torch.bool)
+        kept[axis.rank[: axis.stay]] = True
+        keep, scores = (each[axis.group].to(view.index.device) for each in (kept, axis.score))
         note = f"{'triggered' if triggered else 'forced'}: {axis.name}"
         return Plan.where(keep, scores=scores, note=note)
 
-    def _weigh(self, name: str, group: Tensor, maps: list[Tensor]) -> _Axis:
-        """Rank the groups of one axis by their levels, and say which would stay."""
+    def _weigh(self, name: str, group: Tensor, maps: Tensor) -> _Axis:
+        """Rank the groups of one axis by their levels, and say how many would stay."""
         import torch
 
         size = torch.bincount(group)  # [groups] tokens
-        levels = [torch.bincount(group, weights=each) / size for each in maps]
+        levels = maps.new_zeros(3, len(size)).index_add_(1, group, maps) / size
         if self.levels == "relative":
-            levels = [level / level.sum().clamp_min(1e-30) for level in levels]
+            levels /= levels.sum(dim=1, keepdim=True).clamp_min(1e-30)
         now, before, first = levels
         shrinking = int(((first > before) & (before > now)).sum())
         c0, c1, c2 = self.coefficients
@@ -151,19 +151,31 @@ class Vas(Reducer):
         else:
             quota = len(group) - keep_count(len(group), self.ratio)
             stay = int((size[rank].flip(0).cumsum(0) > quota).sum())
-        kept = torch.zeros(len(size), dtype=torch.bool)
-        kept[rank[:stay]] = True
-        return _Axis(name, Fraction(shrinking, len(size)), kept[group], score[group])
+        return _Axis(name, Fraction(shrinking, len(size)), group, score, rank, stay)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """One axis weighed: its share of shrinking groups; ``[n]`` which tokens stay, and scores."""
+    """One axis weighed.
+
+    Attributes
+    ----------
+    name, share
+        Its name, and the share of its groups that shrink.
+    group
+        ``[n]`` the group of each token.
+    score, rank
+        ``[groups]`` scores, and the groups in their order, the best first.
+    stay
+        How many groups would stay.
+    """
 
     name: str
     share: Fraction
-    keep: Tensor
-    scores: Tensor
+    group: Tensor
+    score: Tensor
+    rank: Tensor
+    stay: int
 
 
 def _groups(axis: str, view: View) -> Tensor:
@@ -177,5 +189,6 @@ def _groups(axis: str, view: View) -> Tensor:
     else:
         group = view.item * (view.row.max() + 1) + view.row
         group = group * (view.column.max() + 1) + view.column
-    numbers: Tensor = torch.unique(group.cpu(), return_inverse=True)[1]
-    return numbers
+    group = group.cpu()
+    numbers: Tensor = (torch.bincount(group) > 0).cumsum(0) - 1  # [highest group] without gaps
+    return numbers[group]

@@ -30,6 +30,7 @@ LIGHT = [
     ("config", "--schema"),
     ("compare", "--help"),
     ("run", "--help"),
+    ("bench", "--help"),
 ]
 
 WATCH = """

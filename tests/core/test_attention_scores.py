@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tokenreduce
 from tokenreduce import Plan, Reducer, View
+from tokenreduce.attention import received
 from tokenreduce.reducer import Needs
 from tokenreduce.testing.oracle import masked
 from tokenreduce.testing.tiny import ragged, single, tiny_onevision
@@ -70,7 +71,7 @@ def test_scores_equal_eager_attention(inputs, drop_at, key_heads, attention):
     held = run.trace.kept_positions()
     reference = maps_of(eager, batch, held)
     samples = [s for s, total in enumerate(run.trace.visual_tokens) if total]
-    for order, (layer, index, received, keys, hidden) in enumerate(spy.seen):
+    for order, (layer, index, seen, keys, hidden) in enumerate(spy.seen):
         sample = samples[order % len(samples)]
         rows = text_rows(batch["input_ids"][sample], batch["attention_mask"][sample])
         alive = set(held[layer][sample])
@@ -80,7 +81,7 @@ def test_scores_equal_eager_attention(inputs, drop_at, key_heads, attention):
             (1,): rows[1:2],
             "all": sorted(alive),
         }
-        for key, ours in received.items():
+        for key, ours in seen.items():
             if key == "next":
                 continue
             asked, back = key
@@ -93,9 +94,9 @@ def test_scores_equal_eager_attention(inputs, drop_at, key_heads, attention):
             hidden, reference.hidden_states[layer + 1][sample][index], atol=1e-4
         ) or (layer + 1 == len(reference.hidden_states) - 1)
         assert keys.shape == (len(index), key_heads, 8)
-        if "next" in received and layer not in drop_at:
+        if "next" in seen and layer not in drop_at:
             expected = reference.attentions[layer + 1][sample][:, rows][:, :, index].sum(1)
-            assert (received["next"] - expected).abs().max() <= 1e-5 * len(rows), (layer, "next")
+            assert (seen["next"] - expected).abs().max() <= 1e-5 * len(rows), (layer, "next")
 
 
 class LastRow(Spy):
@@ -133,3 +134,18 @@ def test_heads_are_summed_or_averaged():
     for each, total, mean in spy.seen:
         assert torch.allclose(each.sum(0), total)
         assert torch.allclose(total / 4, mean)
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("counts", [range(31, 51), [3, 3, 7, 30, 31, 50, 50], [50] * 9])
+def test_rows_see_as_many_of_the_first_keys_as_they_are_told(key_heads, counts):
+    """Against softmax over the keys that each row sees, row by row; chunks are of 8 rows."""
+    seen = list(counts)
+    query, key = torch.randn(4, len(seen), 8), torch.randn(key_heads, 50, 8)
+    expected = torch.zeros(4, 50)
+    for head in range(4):
+        for row, count in enumerate(seen):
+            own = key[head * key_heads // 4, :count]
+            expected[head, :count] += (own @ query[head, row] * 0.3).softmax(0)
+    found = received(query, key, None, 0.3, torch.tensor(seen))
+    assert (found - expected).abs().max() <= 1e-5

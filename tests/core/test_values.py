@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tokenreduce import Plan
 from tokenreduce.apply import Tokens, apply_plans, grid_rows
-from tokenreduce.cost import DecoderShape, kv_bytes, prefill_flops
 from tokenreduce.errors import ConfigError, LayoutError, ReducerError
 from tokenreduce.layout import Layout, Mark, Role, SampleLayout, Span, contiguous_runs
 from tokenreduce.schedule import keep_count, resolve_layer, resolve_layers, share_count
@@ -214,7 +213,7 @@ def apply_by_hand(rows, labels, layout, sample):
     return sorted(out, key=lambda row: row[0])
 
 
-# ------------------------------------------------------------------ layout and cost
+# ------------------------------------------------------------------ layout
 
 
 def test_column_major_cells():
@@ -247,15 +246,3 @@ def test_layouts_do_not_cover_padding():
 def test_runs():
     assert contiguous_runs([True, False, True, True]) == [(0, 1), (2, 2)]
     assert contiguous_runs([]) == []
-
-
-def test_costs_by_hand():
-    shape = DecoderShape(
-        layers=2, hidden=8, intermediate=16, heads=4, key_heads=2, head_dim=2, vocabulary=10
-    )
-    # q, o: 8 x 8; k, v: 8 x 4; gate, up, down: 8 x 16. Pairs seen: 3 * 4 / 2 = 6.
-    layer = 2 * 3 * (2 * 64 + 2 * 32 + 3 * 128) + 2 * 2 * 8 * 6
-    later = 2 * 3 * (2 * 64 + 2 * 32 + 3 * 128) + 2 * 2 * 8 * (6 + 3 * 5)
-    assert prefill_flops(shape, [3, 3]) == 2 * layer + 2 * 8 * 10
-    assert prefill_flops(shape, [3, 3], [0, 5]) == layer + later + 2 * 8 * 10
-    assert kv_bytes(shape, [3, 2], 2) == 2 * 4 * 2 * 5

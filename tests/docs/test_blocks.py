@@ -11,6 +11,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,13 @@ import yaml
 from typer.main import get_command
 
 import tokenreduce
+from tests.bench.conftest import MINI
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, page_id
 from tokenreduce import inference, runner, video
 from tokenreduce.adapter import Processor
+from tokenreduce.bench import runner as bench_runner
+from tokenreduce.bench.result import Result
+from tokenreduce.bench.shapes import SHAPES, Grid
 from tokenreduce.benchmark import Benchmark
 from tokenreduce.cli import app
 from tokenreduce.config import Classes, parse_config
@@ -38,7 +43,7 @@ from tokenreduce.testing.tiny import single, tiny_onevision
 
 LANGUAGES = {"python", "console", "yaml", "toml", "json", "text"}
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-WORK = ("run", "compare")  # commands that compute
+WORK = ("run", "compare", "bench")  # commands that compute
 
 
 def ids(pages: list[Path]) -> list[Any]:
@@ -153,6 +158,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "load_model", lambda *_, **__: loaded)
     monkeypatch.setattr(runner, "answer_clip", lambda *_, **__: known)
     monkeypatch.setattr(runner, "compare", lambda *_, **__: Report("m", "b", (), ()))
+    result = Result("m", "", {}, None, 1, 2, {}, {}, None, None, ())
+    monkeypatch.setattr(bench_runner, "run_bench", lambda *_: result)
 
 
 @pytest.mark.usefixtures("desk", "no_work")
@@ -170,6 +177,10 @@ def test_commands_are_understood(page: Path) -> None:
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("page", ids(with_language("console")))
 def test_commands_do_their_work(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, shape in SHAPES.items():
+        small = replace(shape.text, hidden=16, intermediate=16, heads=2, key_heads=1, head_dim=8)
+        grid = Grid(4, 2, 2)
+        monkeypatch.setitem(SHAPES, name, replace(shape, text=small, tower=MINI.tower, grid=grid))
     few = EmbeddedBenchmark.samples
     monkeypatch.setattr(EmbeddedBenchmark, "samples", lambda self, tell=None: few(self, tell)[:2])
     for block in blocks(page.read_text()):

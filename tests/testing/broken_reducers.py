@@ -154,7 +154,8 @@ class CountsTextAsVisual(Sound):
             return Plan.where(torch.arange(len(view)) % 2 == 1) if len(view) > 1 else None
         role = prefill.layout.role[view._sample]  # type: ignore[attr-defined]
         role[(role == 0).nonzero()[0]] = 1
-        return None
+        # Rows are looked for again once something is gone.
+        return Plan.where(torch.arange(len(view)) > 0) if len(view) > 1 else None
 
 
 class LooksAtTheRow(Sound):

@@ -73,6 +73,11 @@ class OtherSizes(LlavaOnevision):
         return dataclasses.replace(super().decoder_shape(model), vocabulary=7)
 
 
+class OtherWidths(LlavaOnevision):
+    def decoder_shape(self, model: Any) -> DecoderShape:
+        return dataclasses.replace(super().decoder_shape(model), gated=False)
+
+
 class LeavesANote(LlavaOnevision):
     def layout(self, model: Any, inputs: Any) -> Layout:
         model.__dict__["seen"] = True
@@ -130,6 +135,13 @@ def test_every_check_has_its_broken_adapter() -> None:
 @pytest.mark.parametrize("check", BROKEN)
 def test_each_check_alone_catches_its_broken_adapter(check: str) -> None:
     assert [failure.check for failure in failures(BROKEN[check])] == [check]
+
+
+def test_sizes_that_make_other_weights_are_caught() -> None:
+    (failure,) = failures(case(OtherWidths()))
+    assert failure.check == "decoder_shape_is_the_models"
+    # Queries, keys, values and output of 32 x 32 and 32 x 16; two or three matrices of 32 x 64.
+    assert "makes 7168 weights of layer 0: there are 9216" in str(failure)
 
 
 def test_check_adapter_lists_what_failed() -> None:

@@ -206,6 +206,13 @@ def decoder_shape_is_the_models(case: AdapterCase) -> None:
         said == found,
         f"decoder_shape() says {said} layers, key heads, head_dim and vocabulary: it is {found}",
     )
+    for number, layer in enumerate(case.decoder(model).layers):
+        there = sum(weight.numel() for weight in layer.parameters() if weight.dim() > 1)
+        counted = sum(m.inputs * m.outputs * m.stored for m in shape.matrices(number))
+        require(
+            abs(counted - there) <= 0.01 * there,
+            f"decoder_shape() makes {counted} weights of layer {number}: there are {there}",
+        )
 
 
 def dropping_and_merging_are_exact(case: AdapterCase) -> None:

@@ -1,0 +1,1 @@
+"""Time, memory and efficiency of reducers: named shapes with random weights, or a checkpoint."""
