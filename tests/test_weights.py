@@ -91,6 +91,18 @@ def test_updates_of_half_precision_are_added_in_full() -> None:
     assert merge_lora(weights, alpha=1)["q.weight"]().item() == 1 + 2.0**-9
 
 
+def test_an_update_that_does_not_fit_its_matrix_is_named() -> None:
+    """Shapes that multiply are not enough: a row would be added to every row."""
+    base = {
+        "q__base_layer__weight": torch.ones(2, 3),
+        "q__lora_A__default__weight": torch.ones(1, 3),
+    }
+    for up in (torch.ones(1, 1), torch.ones(2, 2)):
+        weights = held(**base, q__lora_B__default__weight=up)
+        with pytest.raises(AdapterError, match=r"'q' is \[2, 3\], and its update is"):
+            merge_lora(weights, alpha=1)["q.weight"]()
+
+
 @pytest.mark.parametrize(
     "gone", ["q.base_layer.weight", "q.lora_A.default.weight", "q.lora_B.default.weight"]
 )
@@ -131,6 +143,25 @@ def test_a_model_gets_all_of_its_own_and_nothing_else() -> None:
         load_weights(model, {"weight": weights["weight"]}, where)
     with pytest.raises(AdapterError, match=r"'bias' is \[2\] in the weights and \[1\]"):
         load_weights(model, {**weights, **held(bias=torch.ones(2))}, where)
+
+
+def test_every_message_names_tensors_as_the_checkpoint_does() -> None:
+    model = nn.Linear(2, 1)
+    rules = {"rules": [(r"^old/", "")], "published": [(r"^", "old/")]}
+    weights = held(**{"old/weight": torch.tensor([[3.0, 4.0]]), "old/bias": torch.tensor([5.0])})
+    load_weights(model, weights, Path("folder"), **rules)
+    assert (model.weight.tolist(), model.bias.tolist()) == ([[3.0, 4.0]], [5.0])
+    for change, message in (
+        ({"old/bias": None}, r"lack 1 .* 'old/bias'"),
+        ({"old/extra": torch.ones(1)}, r"hold 1 tensors .* 'old/extra'"),
+        ({"new/extra": torch.ones(1)}, r"hold 1 tensors .* 'new/extra'"),
+        ({"old/bias": torch.ones(2)}, r"'old/bias' is \[2\] in the weights and \[1\]"),
+    ):
+        wrong = weights | {
+            n: None if t is None else partial(Tensor.clone, t) for n, t in change.items()
+        }
+        with pytest.raises(AdapterError, match=message):
+            load_weights(model, {n: r for n, r in wrong.items() if r}, Path("folder"), **rules)
 
 
 def test_a_head_that_is_the_embedding_need_not_be_stored() -> None:

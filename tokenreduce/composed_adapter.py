@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tokenreduce.composed import ComposedConfig, ComposedModel
-    from tokenreduce.weights import Weights
+    from tokenreduce.weights import Rules, Weights
 
 MARKER = "<image>"
 """What prompts hold in place of a run of visual tokens."""
@@ -142,6 +142,8 @@ def load_composed(
     *,
     dtype: str,
     device: str,
+    rules: Rules,
+    published: Rules,
     allowed: Sequence[str] = (),
 ) -> ComposedModel:
     """Return the model of a configuration with the tensors of a checkpoint, in ``eval()`` mode.
@@ -151,13 +153,15 @@ def load_composed(
     config
         Of the model.
     weights
-        By the model's own names.
+        By the checkpoint's names.
     directory
         The checkpoint, for messages.
     dtype
         Name of a torch type.
     device
         Where the model goes.
+    rules, published
+        From the checkpoint's names to the model's, and back.
     allowed
         Patterns of names that the checkpoint may hold beyond the model's.
 
@@ -170,7 +174,14 @@ def load_composed(
     from tokenreduce.weights import COMPUTED, load_weights
 
     model = empty_model(config, dtype)
-    load_weights(model, weights, directory, allowed=(*COMPUTED, *allowed))
+    load_weights(
+        model,
+        weights,
+        directory,
+        rules=rules,
+        published=published,
+        allowed=(*COMPUTED, *allowed),
+    )
     model.to(device)
     return model
 

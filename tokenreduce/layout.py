@@ -40,6 +40,8 @@ class Span:
         Frame number of the run's first frame, for videos cut into several runs.
     first_row
         Row number of the run's first row, for frames cut into several runs.
+    first_column
+        Column number of the run's first column, for frames cut into tiles.
     order
         ``row``: a frame is stored row by row; ``column``: column by column (VILA1.5).
     """
@@ -51,6 +53,7 @@ class Span:
     item: int = 0
     first_frame: int = 0
     first_row: int = 0
+    first_column: int = 0
     order: Literal["row", "column"] = "row"
 
     @property
@@ -241,7 +244,7 @@ def _cells(span: Span) -> tuple[Tensor, Tensor, Tensor]:
         column, row = cell // span.rows, cell % span.rows
     else:
         row, column = cell // span.columns, cell % span.columns
-    return frame + span.first_frame, row + span.first_row, column
+    return frame + span.first_frame, row + span.first_row, column + span.first_column
 
 
 def _check_run(role: Tensor, sample: int, start: int, count: int, length: int) -> None:

@@ -22,6 +22,7 @@ class Grid:
     columns: int
     first_frame: int = 0
     first_row: int = 0
+    first_column: int = 0
     order: Literal["row", "column"] = "row"
 
     def at(self, start: int, item: int) -> Span:
@@ -34,6 +35,7 @@ class Grid:
             item,
             self.first_frame,
             self.first_row,
+            self.first_column,
             self.order,
         )
 

@@ -51,9 +51,32 @@ BUILTINS = (
     Builtin("evs", "reducers", "tokenreduce_plugins.evs:Evs"),
     Builtin("div_prune", "reducers", "tokenreduce_plugins.div_prune:DivPrune"),
     Builtin("vtw", "reducers", "tokenreduce_plugins.vtw:Vtw"),
+    Builtin("gemma3", "adapters", "tokenreduce_model_adapters.gemma3:Gemma3"),
+    Builtin("generic", "adapters", "tokenreduce_model_adapters.generic:Generic"),
+    Builtin("glm4v", "adapters", "tokenreduce_model_adapters.glm4v:Glm4v"),
+    Builtin("idefics3", "adapters", "tokenreduce_model_adapters.idefics3:Idefics3"),
+    Builtin("internvl", "adapters", "tokenreduce_model_adapters.internvl:InternVL"),
+    Builtin("llava", "adapters", "tokenreduce_model_adapters.llava:Llava"),
+    Builtin("llava_next", "adapters", "tokenreduce_model_adapters.llava_next:LlavaNext"),
+    Builtin(
+        "llava_next_video", "adapters", "tokenreduce_model_adapters.llava_next_video:LlavaNextVideo"
+    ),
     Builtin(
         "llava_onevision", "adapters", "tokenreduce_model_adapters.llava_onevision:LlavaOnevision"
     ),
+    Builtin("longva", "adapters", "tokenreduce_model_adapters.longva:LongVa"),
+    Builtin("mistral3", "adapters", "tokenreduce_model_adapters.mistral3:Mistral3"),
+    Builtin("ovis2", "adapters", "tokenreduce_model_adapters.ovis2:Ovis2"),
+    Builtin("perception_lm", "adapters", "tokenreduce_model_adapters.perception_lm:PerceptionLM"),
+    Builtin("pllava", "adapters", "tokenreduce_model_adapters.pllava:Pllava"),
+    Builtin("qwen2_5_vl", "adapters", "tokenreduce_model_adapters.qwen2_5_vl:Qwen2_5_VL"),
+    Builtin("qwen2_vl", "adapters", "tokenreduce_model_adapters.qwen2_vl:Qwen2VL"),
+    Builtin("qwen3_vl", "adapters", "tokenreduce_model_adapters.qwen3_vl:Qwen3VL"),
+    Builtin("smolvlm", "adapters", "tokenreduce_model_adapters.smolvlm:SmolVLM"),
+    Builtin("video_llama_3", "adapters", "tokenreduce_model_adapters.video_llama_3:VideoLlama3"),
+    Builtin("video_llava", "adapters", "tokenreduce_model_adapters.video_llava:VideoLlava"),
+    Builtin("vila", "adapters", "tokenreduce_model_adapters.vila:Vila"),
+    Builtin("vipllava", "adapters", "tokenreduce_model_adapters.vipllava:VipLlava"),
     Builtin("embedded", "benchmarks", "tokenreduce.embedded.benchmark:EmbeddedBenchmark"),
 )
 """The built-ins; each is imported only when plugins load."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenreduce.errors import AdapterError
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, "Callable[[], Tensor]"]
 """By name, what reads the tensor."""
+
+Rules = Sequence[tuple[str, str]]
+"""``(pattern, replacement)`` of :func:`re.sub`; all are applied to a name, in order."""
+
+Held = TypeVar("Held")
 
 COMPUTED = (r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$")
 """Tensors that older checkpoints hold and today's models compute: patterns of names to pass over.
@@ -47,7 +52,7 @@ def read_weights(directory: Path) -> dict[str, Callable[[], Tensor]]:
     raise AdapterError(f"{directory}: there are no weights: no .safetensors and no .bin file.")
 
 
-def rename(weights: Weights, rules: Iterable[tuple[str, str]]) -> dict[str, Callable[[], Tensor]]:
+def rename(weights: Mapping[str, Held], rules: Rules) -> dict[str, Held]:
     r"""Return the tensors under other names.
 
     Parameters
@@ -55,7 +60,7 @@ def rename(weights: Weights, rules: Iterable[tuple[str, str]]) -> dict[str, Call
     weights
         By old name.
     rules
-        ``(pattern, replacement)`` of :func:`re.sub`; all are applied, in order.
+        From old names to new ones.
 
     Raises
     ------
@@ -67,13 +72,10 @@ def rename(weights: Weights, rules: Iterable[tuple[str, str]]) -> dict[str, Call
     >>> list(rename({"model.norm.weight": None}, [(r"^model\.", "language_model.")]))
     ['language_model.norm.weight']
     """
-    rules = list(rules)
-    renamed: dict[str, Callable[[], Tensor]] = {}
+    renamed: dict[str, Held] = {}
     origin: dict[str, str] = {}
     for old, tensor in weights.items():
-        name = old
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
+        name = _renamed(old, rules)
         if name in renamed:
             raise AdapterError(
                 f"the weights hold both '{origin[name]}' and '{old}', which are the same tensor "
@@ -113,7 +115,7 @@ def merge_lora(weights: Weights, alpha: float) -> dict[str, Callable[[], Tensor]
         if absent := [name for name in parts if name not in weights]:
             raise AdapterError(f"the weights lack '{absent[0]}', without which no update is whole.")
         a, b, base = (weights[name] for name in parts)
-        merged[f"{module}.weight"] = partial(_merged, base, a, b, alpha)
+        merged[f"{module}.weight"] = partial(_merged, base, a, b, alpha, module)
     return merged
 
 
@@ -143,7 +145,13 @@ def split(weights: Weights, pattern: str, parts: Sequence[str]) -> dict[str, Cal
 
 
 def load_weights(
-    model: nn.Module, weights: Weights, where: Path, *, allowed: Sequence[str] = COMPUTED
+    model: nn.Module,
+    weights: Weights,
+    where: Path,
+    *,
+    rules: Rules = (),
+    published: Rules = (),
+    allowed: Sequence[str] = COMPUTED,
 ) -> None:
     """Copy tensors into a model: every one of the model's, and no other.
 
@@ -152,44 +160,57 @@ def load_weights(
     model
         With its parameters allocated.
     weights
-        By the model's own names.
+        By the checkpoint's names.
     where
         The checkpoint, for messages.
+    rules
+        From the checkpoint's names to the model's.
+    published
+        From the model's names back to the checkpoint's: what a missing tensor is called.
     allowed
         Patterns of names that the checkpoint may hold beyond the model's.
 
     Raises
     ------
     AdapterError
-        If a tensor is missing, unexpected, or of another shape; each is named.
+        If a tensor is missing, unexpected, or of another shape; each is named as the checkpoint
+        names it.
     """
     import torch
 
     own = model.state_dict()
+    stored = rename({name: name for name in weights}, rules)  # by the model's name
     tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
-    missing = sorted(n for n in own.keys() - weights.keys() if tied.get(n) not in weights)
-    _require_none(missing, where, "the weights lack {} of the model's tensors")
-    unexpected = sorted(
-        name
-        for name in weights.keys() - own.keys()
-        if not any(re.search(pattern, name) for pattern in allowed)
-    )
+    missing = [name for name in own.keys() - stored.keys() if tied.get(name) not in stored]
+    lacking = {_renamed(name, published) for name in missing}
+    _require_none(lacking, where, "the weights lack {} of the model's tensors")
+    unexpected = {
+        stored[name]
+        for name in stored.keys() - own.keys()
+        if not any(re.search(pattern, stored[name]) for pattern in allowed)
+    }
     _require_none(unexpected, where, "the weights hold {} tensors that the model does not have")
     with torch.no_grad():
-        for name in own.keys() & weights.keys():
-            tensor = weights[name]()
+        for name in own.keys() & stored.keys():
+            tensor = weights[stored[name]]()
             if tensor.shape != own[name].shape:
                 raise AdapterError(
-                    f"{where}: '{name}' is {list(tensor.shape)} in the weights and "
+                    f"{where}: '{stored[name]}' is {list(tensor.shape)} in the weights and "
                     f"{list(own[name].shape)} in the model that the configuration describes."
                 )
             own[name].copy_(tensor)
 
 
-def _require_none(names: list[str], where: Path, what: str) -> None:
+def _renamed(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _require_none(names: Collection[str], where: Path, what: str) -> None:
     if names:
         raise AdapterError(
-            f"{where}: {what.format(len(names))}, the first is '{names[0]}'; a model with parts "
+            f"{where}: {what.format(len(names))}, the first is '{min(names)}'; a model with parts "
             "that do not fit would answer nonsense."
         )
 
@@ -245,10 +266,20 @@ def _given(tensor: Tensor) -> Tensor:
 
 
 def _merged(
-    base: Callable[[], Tensor], a: Callable[[], Tensor], b: Callable[[], Tensor], alpha: float
+    base: Callable[[], Tensor],
+    a: Callable[[], Tensor],
+    b: Callable[[], Tensor],
+    alpha: float,
+    module: str,
 ) -> Tensor:
-    down, up = a().float(), b().float()
-    return base().float() + alpha / down.shape[0] * (up @ down)
+    matrix, down, up = base().float(), a().float(), b().float()
+    rank = down.shape[0]
+    if (*up.shape, *down.shape) != (matrix.shape[0], rank, rank, matrix.shape[-1]):
+        raise AdapterError(
+            f"'{module}' is {list(matrix.shape)}, and its update is {list(up.shape)} times "
+            f"{list(down.shape)}, which does not fit: is the checkpoint a mixture of two?"
+        )
+    return matrix + alpha / rank * (up @ down)
 
 
 def _part(whole: Callable[[], Tensor], number: int, parts: int, name: str) -> Tensor:

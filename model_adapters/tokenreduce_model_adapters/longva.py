@@ -23,11 +23,18 @@ from tokenreduce.pretrained import load_tokenizer, read_json
 if TYPE_CHECKING:
     from tokenreduce.weights import Weights
 
+_TOWER = "model.vision_tower.vision_tower.vision_model."
 _RULES = (
-    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "vision_tower."),
+    (rf"^{re.escape(_TOWER)}", "vision_tower."),
     (r"^model\.mm_projector\.0\.", "connector.linear_1."),
     (r"^model\.mm_projector\.2\.", "connector.linear_2."),
     (r"^(model\.|lm_head\.)", r"language_model.\1"),
+)
+_PUBLISHED = (
+    (r"^language_model\.", ""),
+    (r"^vision_tower\.", _TOWER),
+    (r"^connector\.linear_1\.", "model.mm_projector.0."),
+    (r"^connector\.linear_2\.", "model.mm_projector.2."),
 )
 _EXPECTED = {
     "mm_projector_type": "mlp2x_gelu",
@@ -59,11 +66,11 @@ class LongVa(ComposedAdapter):
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """See :meth:`tokenreduce.adapter.ModelAdapter.load`."""
         from tokenreduce.composed import ComposedConfig
-        from tokenreduce.weights import read_weights, rename
+        from tokenreduce.weights import read_weights
 
         stored = _checked(directory / "config.json")
         tokenizer = load_tokenizer(directory, template=False, model_type="qwen2")
-        weights = rename(read_weights(directory), _RULES)
+        weights = read_weights(directory)
         tower = _tower(weights, directory)
         config = ComposedConfig(
             family=self.name,
@@ -73,7 +80,15 @@ class LongVa(ComposedAdapter):
             vision_layer=stored.get("mm_vision_select_layer", -2),
             connector="stride_pool",
         )
-        model = load_composed(config, weights, directory, dtype=dtype, device=device)
+        model = load_composed(
+            config,
+            weights,
+            directory,
+            dtype=dtype,
+            device=device,
+            rules=_RULES,
+            published=_PUBLISHED,
+        )
         set_special_tokens(model, directory, tokenizer)
         rows = model.get_input_embeddings().num_embeddings
         # The authors cut these rows off; here one of them is the placeholder.
@@ -123,14 +138,14 @@ def _tower(weights: Weights, directory: Path) -> dict[str, Any]:
     """Return the sizes of the CLIP tower, which only its tensors tell."""
 
     def shape(name: str) -> tuple[int, ...]:
-        full = f"vision_tower.{name}"
+        full = f"{_TOWER}{name}"
         if full not in weights:
             raise AdapterError(f"{directory}: the weights lack '{full}', a tensor of the tower.")
         return tuple(weights[full]().shape)
 
     width, _, patch, _ = shape("embeddings.patch_embedding.weight")
     positions, _ = shape("embeddings.position_embedding.weight")
-    layer = re.compile(r"^vision_tower\.encoder\.layers\.(\d+)\.")
+    layer = re.compile(rf"^{re.escape(_TOWER)}encoder\.layers\.(\d+)\.")
     return {
         "model_type": "clip_vision_model",
         "hidden_size": width,

@@ -34,6 +34,12 @@ _RULES = (
     (r"^vision_tower\.vision_model\.", "vision_tower."),
     (r"^multi_modal_projector\.", "connector."),
 )
+_PUBLISHED = (
+    (r"^(language_model\..*\.[qv]_proj)\.weight$", r"\1.base_layer.weight"),
+    (r"^language_model\.", "language_model.base_model.model."),
+    (r"^vision_tower\.", "vision_tower.vision_model."),
+    (r"^connector\.", "multi_modal_projector."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ class Pllava(ComposedAdapter):
             If there is no such style, or ``lora_alpha`` is no number.
         """
         from tokenreduce.composed import ComposedConfig
-        from tokenreduce.weights import merge_lora, read_weights, rename
+        from tokenreduce.weights import merge_lora, read_weights
 
         if style not in STYLES:
             raise ConfigError(f"style '{style}': {suggestion(style, list(STYLES))}")
@@ -155,8 +161,15 @@ class Pllava(ComposedAdapter):
             connector="adaptive_pool",
             pooled=POOLED,
         )
-        weights = merge_lora(rename(read_weights(directory), _RULES), alpha)
-        model = load_composed(config, weights, directory, dtype=dtype, device=device)
+        model = load_composed(
+            config,
+            merge_lora(read_weights(directory), alpha),
+            directory,
+            dtype=dtype,
+            device=device,
+            rules=_RULES,
+            published=_PUBLISHED,
+        )
         tokenizer = load_tokenizer(directory, template=False)
         set_special_tokens(model, directory, tokenizer)
         processor = PllavaProcessor(tokenizer, FramePreprocessor.from_directory(directory), model)

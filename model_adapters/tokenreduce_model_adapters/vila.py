@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -63,24 +63,51 @@ TEMPLATES = {
 }
 """``NVlabs/VILA: llava/conversation.py``; ``llama_3_old`` is how it was before August 2024."""
 
-_INTERNVIT_NAMES = (
-    (r"^", "vision_tower."),
+# A tensor's name begins with its folder.
+_RULES = (
+    (r"^llm/", "language_model."),
+    (r"^mm_projector/layers\.1\.", "connector.norm."),
+    (r"^mm_projector/layers\.2\.", "connector.linear_1."),
+    (r"^mm_projector/layers\.4\.", "connector.linear_2."),
+)
+_PUBLISHED = (
+    (r"^language_model\.", "llm/"),
+    (r"^connector\.norm\.", "mm_projector/layers.1."),
+    (r"^connector\.linear_1\.", "mm_projector/layers.2."),
+    (r"^connector\.linear_2\.", "mm_projector/layers.4."),
+)
+_SIGLIP_RULES = (*_RULES, (r"^vision_tower/vision_model\.", "vision_tower."))
+_SIGLIP_PUBLISHED = (*_PUBLISHED, (r"^vision_tower\.", "vision_tower/vision_model."))
+_INTERNVIT_RULES = (
+    *_RULES,
+    (r"^vision_tower/", "vision_tower."),
     (r"\.class_embedding$", ".cls_token"),
     (r"\.position_embedding$", ".position_embeddings"),
     (r"\.patch_embedding\.", ".patch_embeddings.projection."),
     (r"\.encoder\.layers\.", ".encoder.layer."),
     (r"\.attn\.proj\.", ".attention.projection_layer."),
+    (r"\.attn\.([qkv])\.", r".attention.\1_proj."),
     (r"\.attn\.", ".attention."),
     (r"\.norm1\.", ".layernorm_before."),
     (r"\.norm2\.", ".layernorm_after."),
     (r"\.ls([12])$", r".lambda_\1"),
 )
-_PROJECTOR_NAMES = (
-    (r"^layers\.1\.", "connector.norm."),
-    (r"^layers\.2\.", "connector.linear_1."),
-    (r"^layers\.4\.", "connector.linear_2."),
+_INTERNVIT_PUBLISHED = (
+    *_PUBLISHED,
+    (r"^vision_tower\.", "vision_tower/"),
+    (r"\.cls_token$", ".class_embedding"),
+    (r"\.position_embeddings$", ".position_embedding"),
+    (r"\.patch_embeddings\.projection\.", ".patch_embedding."),
+    (r"/encoder\.layer\.", "/encoder.layers."),
+    (r"\.attention\.projection_layer\.", ".attn.proj."),
+    (r"\.attention\.[qkv]_proj\.", ".attn.qkv."),
+    (r"\.attention\.", ".attn."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.lambda_([12])$", r".ls\1"),
 )
-_UNUSED = (r"^vision_tower\.head\.",)  # SigLIP pools with it; the projector takes patches
+# SigLIP pools with its head; the projector takes patches.
+_UNUSED = (r"^vision_tower/vision_model\.head\.",)
 _IMAGENET: dict[str, tuple[float, float, float]] = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
@@ -139,9 +166,15 @@ class Vila(ComposedAdapter):
             vision_class_token=intern,
             connector="patch_stack",
         )
-        weights = _weights(directory, intern)
         model = load_composed(
-            config, weights, directory, dtype=dtype, device=device, allowed=_UNUSED
+            config,
+            _weights(directory),
+            directory,
+            dtype=dtype,
+            device=device,
+            rules=_INTERNVIT_RULES if intern else _SIGLIP_RULES,
+            published=_INTERNVIT_PUBLISHED if intern else _SIGLIP_PUBLISHED,
+            allowed=_UNUSED,
         )
         set_special_tokens(model, directory / "llm", tokenizer)
         _stop_at(model.generation_config, tokenizer.convert_tokens_to_ids(chosen.stop))
@@ -259,21 +292,14 @@ def _internvit(tower: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weights(directory: Path, intern: bool) -> Weights:
+def _weights(directory: Path) -> Weights:
+    """Read the three folders; InternViT's fused matrices are cut in three."""
     from tokenreduce.weights import read_weights, rename, split
 
-    tower = read_weights(directory / "vision_tower")
-    if intern:
-        parts = [f"attention.{part}_proj" for part in "qkv"]
-        tower = rename(split(tower, r"attn\.qkv", parts), _INTERNVIT_NAMES)
-    else:
-        tower = rename(tower, [(r"^vision_model\.", "vision_tower.")])
-    projector = rename(read_weights(directory / "mm_projector"), _PROJECTOR_NAMES)
-    return {
-        **rename(read_weights(directory / "llm"), [(r"^", "language_model.")]),
-        **tower,
-        **projector,
-    }
+    weights: dict[str, Callable[[], Tensor]] = {}
+    for part in ("llm", "vision_tower", "mm_projector"):
+        weights |= rename(read_weights(directory / part), [(r"^", f"{part}/")])
+    return split(weights, r"\.attn\.qkv\.", [f".attn.{part}." for part in "qkv"])
 
 
 def _preprocess(directory: Path, tower: Mapping[str, Any], intern: bool) -> FramePreprocessor:

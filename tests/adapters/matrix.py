@@ -108,7 +108,8 @@ the reducer; and the bare model with the dropped tokens masked as keys and the m
 averaged densely. \
 ✅: the tokens are the same, and no logit differs by more than 1e-4 in float32. ·: the same, but \
 the family takes images only, and the reducer compares frames of a video, so there is nothing to \
-reduce. This page is written by `python -m tests.adapters.matrix`; a slow test compares it with what it sees.
+reduce. This page is written by `python -m tests.adapters.matrix`; a slow test compares it with \
+what it sees.
 
 The models are random and small. The page says that reduction is exact on a family, not that a \
 method works well on it.

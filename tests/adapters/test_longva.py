@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from tokenreduce.errors import AdapterError, ConfigError
 from tokenreduce.inference import load_model
 from tokenreduce.layout import Role
 from tokenreduce.plugins import load_plugins
-from tokenreduce_model_adapters.longva import LongVa
+from tokenreduce.weights import rename
+from tokenreduce_model_adapters.longva import _PUBLISHED, _RULES, LongVa
 
 WIDTH, HEADS, KEY_HEADS, LAYERS = 32, 4, 2, 2
 VISION_WIDTH, VISION_LAYERS = 128, 3  # two heads
@@ -313,19 +315,27 @@ def test_others_of_the_same_type_are_not_claimed_and_are_named(made, tmp_path):
 WRONG = {
     "missing": (
         {"model.layers.1.mlp.up_proj.weight": None},
-        r"lack 1 of the model's tensors, the first is 'language_model\.model\.layers\.1\.mlp\.up_",
+        r"lack 1 of the model's tensors, the first is 'model\.layers\.1\.mlp\.up_proj\.weight'",
     ),
     "newline": (
         {"model.image_newline": torch.zeros(WIDTH)},
-        r"not have, the first is 'language_model\.model\.image_newline'",
+        r"not have, the first is 'model\.image_newline'",
     ),
     "no tower": (
         {f"{TOWER}embeddings.patch_embedding.weight": None},
-        r"lack 'vision_tower\.embeddings\.patch_embedding\.weight'",
+        rf"lack '{re.escape(TOWER)}embeddings\.patch_embedding\.weight'",
+    ),
+    "no bias of the tower": (
+        {f"{TOWER}post_layernorm.bias": None},
+        rf"lack 1 of .*'{re.escape(TOWER)}post_layernorm\.bias'",
+    ),
+    "half a projector": (
+        {"model.mm_projector.2.bias": None},
+        r"lack 1 of .*'model\.mm_projector\.2\.bias'",
     ),
     "another width": (
         {"model.mm_projector.0.weight": torch.zeros(WIDTH, 1024)},
-        r"'connector\.linear_1\.weight' is \[32, 1024\] in the weights and \[32, 128\] in",
+        r"'model\.mm_projector\.0\.weight' is \[32, 1024\] in the weights and \[32, 128\] in",
     ),
 }
 
@@ -335,3 +345,9 @@ def test_weights_that_do_not_fit_are_named(made, tmp_path, change, message):
     changed = {n: t for n, t in (made | change).items() if t is not None}
     with pytest.raises(AdapterError, match=message):
         LongVa().load(write(tmp_path / "wrong", changed, config()), dtype="float32", device="cpu")
+
+
+def test_messages_name_tensors_as_they_are_published(made):
+    """There and back again, for all of them."""
+    published = {name: name for name in made}
+    assert rename(rename(published, _RULES), _PUBLISHED) == published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from tokenreduce.inference import load_model
 from tokenreduce.layout import Role
 from tokenreduce.plugins import load_plugins
 from tokenreduce.testing.clips import write_clip
-from tokenreduce_model_adapters.pllava import Pllava, _bounded
+from tokenreduce.weights import rename
+from tokenreduce_model_adapters.pllava import _PUBLISHED, _RULES, Pllava, _bounded
 
 WIDTH, HEADS, LAYERS, ROWS, RANK = 32, 4, 2, 320, 8
 VISION_WIDTH, VISION_LAYERS = 64, 3
@@ -408,22 +410,31 @@ def changed(
 
 
 GONE = f"{LM}model.layers.1.mlp.up_proj.weight"
+Q_PROJ = f"{LM}model.layers.0.self_attn.q_proj"
 WRONG = {
     "missing": (
         lambda made: made.pop(GONE),
-        r"lack 1 of the model's tensors, the first is 'language_model\.model\.layers\.1\.mlp\.up_",
+        rf"lack 1 of the model's tensors, the first is '{re.escape(GONE)}'",
     ),
     "misspelt": (
         lambda made: made.__setitem__("multi_modal_projector.linear_3.weight", torch.zeros(1)),
-        r"1 tensors that the model does not have, the first is 'connector\.linear_3\.weight'",
+        r"1 tensors that the model does not .* is 'multi_modal_projector\.linear_3\.weight'",
     ),
     "another shape": (
         lambda made: made.__setitem__("multi_modal_projector.linear_2.bias", torch.zeros(5)),
-        r"'connector\.linear_2\.bias' is \[5\] in the weights and \[32\] in the model",
+        r"'multi_modal_projector\.linear_2\.bias' is \[5\] in the weights and \[32\] in the model",
     ),
     "half an update": (
-        lambda made: made.pop(f"{LM}model.layers.0.self_attn.q_proj.lora_B.default.weight"),
-        r"lack 'language_model\.model\.layers\.0\.self_attn\.q_proj\.lora_B\.default\.weight'",
+        lambda made: made.pop(f"{Q_PROJ}.lora_B.default.weight"),
+        rf"lack '{re.escape(Q_PROJ)}\.lora_B\.default\.weight'",
+    ),
+    "a whole update": (
+        lambda made: [made.pop(n) for n in list(made) if n.startswith(Q_PROJ)],
+        rf"lack 1 of .*'{re.escape(Q_PROJ)}\.base_layer\.weight'",
+    ),
+    "an update of another width": (
+        lambda made: made.__setitem__(f"{Q_PROJ}.lora_A.default.weight", torch.zeros(RANK, 5)),
+        rf"'{re.escape(Q_PROJ)}' is \[32, 32\], and its update is \[32, 8\] times \[8, 5\]",
     ),
 }
 
@@ -432,6 +443,20 @@ WRONG = {
 def test_weights_that_do_not_fit_are_named(folder, tmp_path, change, message):
     with pytest.raises(AdapterError, match=message):
         Pllava().load(changed(folder, tmp_path, change), dtype="float32", device="cpu")
+
+
+def test_messages_name_tensors_as_they_are_published(made):
+    """There and back again, for all of them; low-rank updates end in their matrix."""
+    published = {name: name for name in made if ".lora_" not in name}
+    ours = rename(published, _RULES)
+    assert all(
+        name.startswith(
+            ("language_model.model.", "language_model.lm_head.", "vision_tower.", "connector.")
+        )
+        for name in ours
+    )
+    merged = {name.replace(".base_layer.", "."): name for name in ours}
+    assert set(rename(merged, _PUBLISHED)) == set(published)
 
 
 def test_what_is_computed_may_be_stored(folder, tmp_path):
