@@ -207,7 +207,9 @@ class Probe:
                 )
                 for b in range(query.shape[0])
             ]
-        self.captures[want.layer] = Capture(rows, key, everything, scale, earlier, want.sight, want.padded)
+        self.captures[want.layer] = Capture(
+            rows, key, everything, scale, earlier, want.sight, want.padded
+        )
 
     def of(self, number: int, layer: nn.Module) -> Capture:
         """Return what ``layer`` has left; raises :class:`UnsupportedError` if that is nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +16,6 @@ from tokenreduce.pretrained import load_pretrained, load_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tokenreduce.cost import DecoderShape
 
 CELL = 32 * 32  # pixels of a token
 DEFAULT = PatchPreprocessor(
@@ -51,18 +49,6 @@ class Qwen3VL(ModelAdapter):
     def encode_video(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """See :meth:`tokenreduce.adapter.ModelAdapter.encode_video`."""
         return encoded_video(model, inputs, "video_grid_thw")
-
-    def decoder_shape(self, model: nn.Module) -> DecoderShape:
-        """See :meth:`tokenreduce.adapter.ModelAdapter.decoder_shape`.
-
-        Of a mixture, the experts that one token goes through are counted.
-        """
-        shape = super().decoder_shape(model)
-        config: Any = self.decoder(model).config
-        width = getattr(config, "moe_intermediate_size", None)
-        if width is None:
-            return shape
-        return replace(shape, intermediate=width * config.num_experts_per_tok)
 
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """See :meth:`tokenreduce.adapter.ModelAdapter.load`."""
