@@ -297,12 +297,14 @@ class Prefill:
             assert capture.everything is not None
             return capture.everything[sample]
         index = self.seen[layer].index[sample].to(capture.key.device)
-        count = capture.rows[sample].shape[1]
-        named = {"text": tuple(range(count)), "last": (count - 1,)}
-        chosen = torch.tensor(sorted(named[rows] if isinstance(rows, str) else rows))  # on the CPU
-        there = chosen.to(index.device)
-        query = capture.rows[sample].index_select(1, there)
-        asked = self.text_columns(sample).to(index.device)[there]
+        query = capture.rows[sample]
+        count = query.shape[1]
+        if rows == "text":
+            chosen = torch.arange(count)
+        else:
+            chosen = torch.tensor([count - 1] if rows == "last" else sorted(rows))
+            query = query.index_select(1, chosen.to(query.device))
+        asked = self.text_columns(sample)[chosen].to(index.device)
         earlier = capture.earlier[sample].to(index.device)
         sight = capture.sight and capture.sight.of_sample(sample)
         # Text rows are the last of the tokens: padding aside, their place says what they see.
