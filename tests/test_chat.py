@@ -86,6 +86,22 @@ def test_no_template_and_no_tokenizer_are_errors(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{", '{"model": 1}', "[1]"])
+def test_a_broken_tokenizer_is_one_error(tmp_path: Path, content: str) -> None:
+    tokenizer(TEMPLATE).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(AdapterError, match="no tokenizer can be loaded: "):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_broken_file_of_the_template_is_named(tmp_path: Path, content: str) -> None:
+    tokenizer(None).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.json").write_text(content)
+    with pytest.raises(AdapterError, match=r"chat_template\.json: "):
+        load_tokenizer(tmp_path)
+
+
 def test_a_checkpoint_that_does_not_load_is_one_error(tmp_path: Path) -> None:
     name = "LlavaOnevisionForConditionalGeneration"
     with pytest.raises(AdapterError, match=f"not loaded as a {name}"):
@@ -93,6 +109,12 @@ def test_a_checkpoint_that_does_not_load_is_one_error(tmp_path: Path) -> None:
     tiny_onevision().save_pretrained(tmp_path)
     model = load_pretrained(name, tmp_path, dtype="bfloat16", device="cpu")
     assert (model.dtype, model.training) == (torch.bfloat16, False)
+    config = tmp_path / "config.json"
+    written = config.read_text()
+    config.write_text(json.dumps({**json.loads(written), "vision_feature_layer": "x"}))
+    with pytest.raises(AdapterError, match=f"not loaded as a {name}: .*'vision_feature_layer'"):
+        load_pretrained(name, tmp_path, dtype="float32", device="cpu")
+    config.write_text(written)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(AdapterError, match=f"not loaded as a {name}"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokenreduce.errors import AdapterError
+from tokenreduce.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 Inputs = Mapping[str, Any]
 """Keyword arguments of a model's forward, as ``generate`` or the caller gave them."""
+
+
+_RECURRENT = "have recurrent layers, whose state mixes all tokens that came before"
+_SHARING = "share keys and values between layers, so that one layer needs what another dropped"
+_REFUSED = {"qwen3_5": _RECURRENT, "gemma3n": _SHARING, "gemma4": _SHARING}
+"""By the beginning of a ``model_type``, why no adapter can claim it."""
 
 
 class Processor(ABC):
@@ -173,3 +179,19 @@ def claimed_by(adapter: ModelAdapter, model: nn.Module) -> bool:
     """Return whether ``adapter`` claims ``model`` by its configuration's ``model_type``."""
     config = getattr(model, "config", None)
     return getattr(config, "model_type", None) in adapter.model_types
+
+
+def require_reducible(model_type: object) -> None:
+    """Refuse families on which dropping a token is not the same as masking it.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``model_type``, which no adapter claims, is of one of them.
+    """
+    for beginning, why in _REFUSED.items():
+        if str(model_type).startswith(beginning):
+            raise UnsupportedError(
+                f"models of the type '{model_type}' {why}: reduction on them would not be exact, "
+                "and is refused; `tokenreduce list adapters` shows the types that work."
+            )

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from tokenreduce.adapter import ModelAdapter, claimed_by
+from tokenreduce.adapter import ModelAdapter, claimed_by, require_reducible
 from tokenreduce.errors import AdapterError, ConfigError
 from tokenreduce.layout import Layout
 from tokenreduce.plugins import load_plugins
@@ -126,12 +126,15 @@ def find_adapter(model: nn.Module, registry: Registry) -> ModelAdapter:
     ------
     AdapterError
         If none does.
+    UnsupportedError
+        If none can: reduction would not be exact on this family.
     """
     for kind in registry.adapters.values():
         adapter = kind()
         if claimed_by(adapter, model):
             return adapter
     model_type = getattr(getattr(model, "config", None), "model_type", None)
+    require_reducible(model_type)
     known = sorted(t for kind in registry.adapters.values() for t in kind.model_types)
     raise AdapterError(
         f"no adapter claims {type(model).__name__} (model_type '{model_type}'); there are adapters "

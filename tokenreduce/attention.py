@@ -291,7 +291,8 @@ def received_by_all(
     alive_query, alive_key = query, key
     if columns.numel() < key.shape[1]:
         alive_query, alive_key = query.index_select(1, alive), key.index_select(1, columns)
-    visible, seen = None, torch.arange(past + 1, alive_key.shape[1] + 1)
+    visible: Callable[[slice], Tensor] | None = None
+    seen: Tensor | None = torch.arange(past + 1, alive_key.shape[1] + 1)
     if sight is not None:
         rest = replace(sight, earlier=sight.earlier[before.to(sight.earlier.device)])
         visible, seen = rest.on(positions[alive], positions[alive]), None

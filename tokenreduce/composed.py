@@ -90,6 +90,11 @@ class ComposedModel(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ComposedConfig) -> None:
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
+        depth = self.vision_tower.config.num_hidden_layers
+        if config.vision_layer not in range(-depth - 1, depth + 1):
+            raise AdapterError(
+                f"vision_layer is {config.vision_layer!r}, and the tower has {depth} layers."
+            )
         self.connector: Connector = CONNECTORS[config.connector](config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from tokenreduce.adapter import Inputs, ModelAdapter, Processor
-from tokenreduce.errors import AdapterError
+from tokenreduce.errors import AdapterError, ConfigError
 from tokenreduce.layout import Layout
+from tokenreduce.names import suggestion
 from tokenreduce.placement import Grid, Item, place
 from tokenreduce.preprocess import FramePreprocessor
+from tokenreduce.pretrained import said
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tokenreduce.composed import ComposedConfig, ComposedModel
+    from tokenreduce.composed import ComposedModel
     from tokenreduce.weights import Rules, Weights
 
 MARKER = "<image>"
 """What prompts hold in place of a run of visual tokens."""
+
+Choice = TypeVar("Choice")
 
 
 class ComposedAdapter(ModelAdapter):
@@ -135,8 +139,21 @@ class PromptProcessor(Processor):
         return text.strip()
 
 
+def chosen(option: str, value: object, known: Mapping[str, Choice]) -> Choice:
+    """Return what the ``value`` of a family's ``option`` names.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of the ``known`` names.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"the model's option {option}={value!r}: {suggestion(value, known)}")
+    return known[value]
+
+
 def load_composed(
-    config: ComposedConfig,
+    settings: Mapping[str, Any],
     weights: Weights,
     directory: Path,
     *,
@@ -150,8 +167,8 @@ def load_composed(
 
     Parameters
     ----------
-    config
-        Of the model.
+    settings
+        Of the model: fields of :class:`tokenreduce.composed.ComposedConfig`.
     weights
         By the checkpoint's names.
     directory
@@ -168,12 +185,17 @@ def load_composed(
     Raises
     ------
     AdapterError
-        If a tensor is missing, unexpected, or of another shape.
+        If the settings describe no model, or a tensor is missing, unexpected, or of another shape.
     """
-    from tokenreduce.composed import empty_model
+    from tokenreduce.composed import ComposedConfig, empty_model
     from tokenreduce.weights import COMPUTED, load_weights
 
-    model = empty_model(config, dtype)
+    try:
+        model = empty_model(ComposedConfig(**settings), dtype)
+    except Exception as error:  # a wrong configuration can end in any class of error
+        raise AdapterError(
+            f"{directory}: the configuration describes no model: {said(error)}"
+        ) from error
     load_weights(
         model,
         weights,

@@ -174,6 +174,8 @@ def load_model(
         If there is no such checkpoint or option.
     AdapterError
         If no adapter claims its ``model_type``, or it cannot be loaded.
+    UnsupportedError
+        If none can: reduction would not be exact on this family.
     """
     directory = _directory(name)
     file = directory / "config.json"
@@ -189,6 +191,9 @@ def load_model(
         raise AdapterError(f"'{file}' is no model configuration: it has no model_type.") from error
     claiming = [cls for cls in adapters.values() if cls.claims(config)]
     if not claiming:
+        from tokenreduce.adapter import require_reducible
+
+        require_reducible(model_type)
         types = sorted(t for cls in adapters.values() for t in cls.model_types)
         raise AdapterError(
             f"no adapter claims the model_type '{model_type}' of '{name}': "

@@ -185,7 +185,8 @@ class PluginManager:
         try:
             self._check_name_free(owner)
             plugin = load()
-            _check_plugin(plugin)
+            if not isinstance(plugin, _BuiltinPlugin):  # those are all of one class
+                _check_plugin(plugin)
             self._pluggy.register(plugin, owner.plugin)
             self._objects[owner] = plugin
             added = self._register_classes(owner)
@@ -290,8 +291,9 @@ def load_plugins(
     """
     blocked = {*block, *_blocked_by_environment()}
     manager = PluginManager(_no_warning if strict else warn or _warn_on_stderr)
+    version = own_version()  # once: it is looked up among all installed distributions
     for builtin in builtins:
-        owner = Owner(builtin.plugin, PROJECT, own_version())
+        owner = Owner(builtin.plugin, PROJECT, version)
         _add_unless_blocked(manager, owner, partial(_BuiltinPlugin, builtin), blocked)
     found = metadata.entry_points(group=PROJECT) if entry_points is None else entry_points
     for entry_point in sorted(found, key=_entry_point_order):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tokenreduce.errors import AdapterError
@@ -30,7 +32,6 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     """
     import torch
     import transformers
-    from safetensors import SafetensorError
 
     try:
         model, info = getattr(transformers, model_class).from_pretrained(
@@ -39,10 +40,8 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        # A part that needs another package, such as timm, says so behind an empty line.
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise AdapterError(f"{directory}: not loaded as a {model_class}: {said}") from error
+    except Exception as error:  # a wrong configuration can end in any class of error
+        raise AdapterError(f"{directory}: not loaded as a {model_class}: {said(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise AdapterError(
             f"{directory}: the weights lack {len(missing)} of the model's tensors, the first "
@@ -51,13 +50,18 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     return model.to(device).eval()
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def said(error: Exception) -> str:
+    """Return what a library said, on one line."""
+    return shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+
+
+def read_json(file: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """Return the mapping in a file of a checkpoint.
 
     Raises
     ------
     AdapterError
-        If it is missing, or holds no JSON mapping.
+        If it is missing, holds no JSON mapping, or lacks a key of ``needed``.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -66,6 +70,9 @@ def read_json(file: Path) -> dict[str, Any]:
         raise AdapterError(f"{file}: not readable as JSON ({said}).") from error
     if not isinstance(values, dict):
         raise AdapterError(f"{file}: holds {type(values).__name__}, not a mapping of settings.")
+    for name in needed:
+        if name not in values:
+            raise AdapterError(f"{file}: has no '{name}': is it the file of another model?")
     return values
 
 
@@ -91,9 +98,8 @@ def load_tokenizer(directory: Path, *, template: bool = True, model_type: str | 
     config = None if model_type is None else AutoConfig.for_model(model_type)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, config=config, local_files_only=True)
-    except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise AdapterError(f"{directory}: no tokenizer can be loaded: {said}") from error
+    except Exception as error:  # what tokenizers raises of a broken file is of no narrower class
+        raise AdapterError(f"{directory}: no tokenizer can be loaded: {said(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         # Some classes of transformers are made without any file, and know no word then.
         raise AdapterError(
@@ -117,8 +123,6 @@ def _template_of_processor(directory: Path) -> str | None:
         return jinja.read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json"):
         file = directory / name
-        if file.is_file():
-            template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
-            if template:
-                return str(template)
+        if file.is_file() and (template := read_json(file).get("chat_template")):
+            return str(template)
     return None

@@ -244,7 +244,9 @@ def _opened(
         return read(file)
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, EOFError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AdapterError(f"{file}: no weights can be read: {said}") from error
+        raise AdapterError(
+            f"{file}: no weights can be read ({said}): download it again."
+        ) from error
 
 
 def _read_safetensors(file: Path) -> dict[str, Callable[[], Tensor]]:

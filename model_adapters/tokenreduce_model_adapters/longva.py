@@ -65,23 +65,22 @@ class LongVa(ComposedAdapter):
 
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """See :meth:`tokenreduce.adapter.ModelAdapter.load`."""
-        from tokenreduce.composed import ComposedConfig
         from tokenreduce.weights import read_weights
 
         stored = _checked(directory / "config.json")
         tokenizer = load_tokenizer(directory, template=False, model_type="qwen2")
         weights = read_weights(directory)
         tower = _tower(weights, directory)
-        config = ComposedConfig(
-            family=self.name,
-            text_config=_language_model(stored),
-            vision_config=tower,
-            video_token_id=len(tokenizer),  # a row of the embedding that no text uses
-            vision_layer=stored.get("mm_vision_select_layer", -2),
-            connector="stride_pool",
-        )
+        settings = {
+            "family": self.name,
+            "text_config": _language_model(stored),
+            "vision_config": tower,
+            "video_token_id": len(tokenizer),  # a row of the embedding that no text uses
+            "vision_layer": stored.get("mm_vision_select_layer", -2),
+            "connector": "stride_pool",
+        }
         model = load_composed(
-            config,
+            settings,
             weights,
             directory,
             dtype=dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,11 +13,11 @@ from tokenreduce.composed_adapter import (
     MARKER,
     ComposedAdapter,
     PromptProcessor,
+    chosen,
     load_composed,
     set_special_tokens,
 )
 from tokenreduce.errors import AdapterError, ConfigError
-from tokenreduce.names import suggestion
 from tokenreduce.preprocess import FramePreprocessor, resized
 from tokenreduce.pretrained import load_tokenizer, read_json
 
@@ -140,29 +141,25 @@ class Pllava(ComposedAdapter):
         Raises
         ------
         ConfigError
-            If there is no such style, or ``lora_alpha`` is no number.
+            If there is no such style, or ``lora_alpha`` is no number from 0 on.
         """
-        from tokenreduce.composed import ComposedConfig
         from tokenreduce.weights import merge_lora, read_weights
 
-        if style not in STYLES:
-            raise ConfigError(f"style '{style}': {suggestion(style, list(STYLES))}")
-        try:
-            alpha = float(lora_alpha)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"lora_alpha={lora_alpha!r} is no number; give 4 or 32.") from error
-        stored = _stored(directory / "config.json")
-        config = ComposedConfig(
-            family=self.name,
-            text_config=stored["text_config"],
-            vision_config=stored["vision_config"],
-            video_token_id=stored["image_token_index"],
-            vision_layer=stored.get("vision_feature_layer", -2),
-            connector="adaptive_pool",
-            pooled=POOLED,
+        asked, alpha = chosen("style", style, STYLES), _strength(lora_alpha)
+        stored = read_json(
+            directory / "config.json", ("text_config", "vision_config", "image_token_index")
         )
+        settings = {
+            "family": self.name,
+            "text_config": stored["text_config"],
+            "vision_config": stored["vision_config"],
+            "video_token_id": stored["image_token_index"],
+            "vision_layer": stored.get("vision_feature_layer", -2),
+            "connector": "adaptive_pool",
+            "pooled": POOLED,
+        }
         model = load_composed(
-            config,
+            settings,
             merge_lora(read_weights(directory), alpha),
             directory,
             dtype=dtype,
@@ -173,7 +170,7 @@ class Pllava(ComposedAdapter):
         tokenizer = load_tokenizer(directory, template=False)
         set_special_tokens(model, directory, tokenizer)
         processor = PllavaProcessor(tokenizer, FramePreprocessor.from_directory(directory), model)
-        processor.style = STYLES[style]
+        processor.style = asked
         return Checkpoint(model, processor, directory.name)
 
 
@@ -222,12 +219,14 @@ class PllavaProcessor(PromptProcessor):
         return self.style.returned + super().decode(token_ids)
 
 
-def _stored(file: Path) -> dict[str, Any]:
-    config = read_json(file)
-    for name in ("text_config", "vision_config", "image_token_index"):
-        if name not in config:
-            raise AdapterError(f"{file}: has no '{name}': is it the configuration of a PLLaVA?")
-    return config
+def _strength(alpha: object) -> float:
+    """Check ``lora_alpha``, which comes as a user wrote it."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < inf:
+        raise ConfigError(
+            f"the model's option lora_alpha={alpha!r} is no number from 0 on: the authors evaluate "
+            "with 4 and trained with 32."
+        )
+    return float(alpha)
 
 
 def _bounded(frames: Tensor, smallest: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -11,11 +12,11 @@ from tokenreduce.composed_adapter import (
     MARKER,
     ComposedAdapter,
     PromptProcessor,
+    chosen,
     load_composed,
     set_special_tokens,
 )
-from tokenreduce.errors import AdapterError, ConfigError
-from tokenreduce.names import suggestion
+from tokenreduce.errors import AdapterError
 from tokenreduce.preprocess import FramePreprocessor, Size
 from tokenreduce.pretrained import load_tokenizer, read_json
 
@@ -150,24 +151,22 @@ class Vila(ComposedAdapter):
         ConfigError
             If there is no such template.
         """
-        from tokenreduce.composed import ComposedConfig
-
         tokenizer = load_tokenizer(directory / "llm", template=False)
-        chosen = _template(template, directory, tokenizer)
+        conversation = _template(template, directory, tokenizer)
         root, tower = _checked(directory)
-        text = read_json(directory / "llm" / "config.json")
+        text = read_json(directory / "llm" / "config.json", ("vocab_size",))
         intern = tower["model_type"] == "intern_vit_6b"
-        config = ComposedConfig(
-            family=self.name,
-            text_config=text,
-            vision_config=_internvit(tower) if intern else {**tower, "vision_use_head": False},
-            video_token_id=text["vocab_size"],  # no row of the embedding: no word can be it
-            vision_layer=root.get("mm_vision_select_layer", -2),
-            vision_class_token=intern,
-            connector="patch_stack",
-        )
+        settings = {
+            "family": self.name,
+            "text_config": text,
+            "vision_config": _internvit(tower) if intern else {**tower, "vision_use_head": False},
+            "video_token_id": text["vocab_size"],  # no row of the embedding: no word can be it
+            "vision_layer": root.get("mm_vision_select_layer", -2),
+            "vision_class_token": intern,
+            "connector": "patch_stack",
+        }
         model = load_composed(
-            config,
+            settings,
             _weights(directory),
             directory,
             dtype=dtype,
@@ -177,10 +176,10 @@ class Vila(ComposedAdapter):
             allowed=_UNUSED,
         )
         set_special_tokens(model, directory / "llm", tokenizer)
-        _stop_at(model.generation_config, tokenizer.convert_tokens_to_ids(chosen.stop))
+        _stop_at(model.generation_config, tokenizer.convert_tokens_to_ids(conversation.stop))
         preprocess = _preprocess(directory / "vision_tower", tower, intern)
         processor = VilaProcessor(tokenizer, preprocess, model)
-        processor.template = chosen
+        processor.template = conversation
         processor.frames = root.get("num_video_frames", processor.frames)
         processor.longest = text.get("tokenizer_model_max_length")
         return Checkpoint(model, processor, directory.name)
@@ -229,7 +228,7 @@ class VilaProcessor(PromptProcessor):
 def _checked(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configurations of the whole and of the tower, if they are of VILA1.5's kinds."""
     root = read_json(directory / "config.json")
-    tower = read_json(directory / "vision_tower" / "config.json")
+    tower = read_json(directory / "vision_tower" / "config.json", ("image_size",))
     projector = read_json(directory / "mm_projector" / "config.json")
     features = {"siglip_vision_model": "cls_patch", "intern_vit_6b": "patch"}
     kind = tower.get("model_type", "")
@@ -257,17 +256,23 @@ def _template(asked: str | None, directory: Path, tokenizer: Any) -> Template:
     name = asked
     if name is None and "<|eot_id|>" in vocabulary:
         # Nothing in the two published folders tells them apart but their names.
-        name = "llama_3" if "fix" in directory.resolve().name.lower() else "llama_3_old"
+        name = "llama_3" if _is_fix(directory) else "llama_3_old"
     elif name is None:
         name = "hermes_2" if "<|im_end|>" in vocabulary else "vicuna_v1"
-    if name not in TEMPLATES:
-        raise ConfigError(f"there is no template '{name}': {suggestion(name, TEMPLATES)}")
-    if TEMPLATES[name].stop not in vocabulary:
+    template = chosen("template", name, TEMPLATES)
+    if template.stop not in vocabulary:
         raise AdapterError(
-            f"{directory}: the tokenizer has no '{TEMPLATES[name].stop}', with which answers end "
-            f"in the template '{name}': set another of {', '.join(TEMPLATES)}."
+            f"{directory}: the tokenizer has no '{template.stop}', with which answers end in the "
+            f"template '{name}': set another of {', '.join(TEMPLATES)}."
         )
-    return TEMPLATES[name]
+    return template
+
+
+def _is_fix(directory: Path) -> bool:
+    """Return whether the folder is called so, or the repository in the Hugging Face cache."""
+    hashed = directory.resolve()  # models--OWNER--NAME/snapshots/HASH
+    name = hashed.parents[1].name if hashed.parent.name == "snapshots" else hashed.name
+    return re.search(r"(?<![a-z])fix(?![a-z])", name.lower()) is not None
 
 
 def _stop_at(settings: Any, token: int) -> None:

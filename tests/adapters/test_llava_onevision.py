@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tokenreduce
+from tests.adapters.families import llava_onevision as family
 from tests.adapters.llavas import cells
 from tokenreduce.errors import AdapterError
 from tokenreduce.layout import Layout, Role
@@ -59,6 +60,15 @@ def test_padding_two_videos_and_none():
     )
     assert layout.item[1].max() == 1
     assert (layout.item[1] == 1).sum() == width + 1
+
+
+def test_an_image_among_several_is_its_base_view_and_one_newline():
+    layout = layout_of(tiny_onevision(), family.images())
+    for item, start in ((0, 1), (1, 1 + BASE + 2)):
+        assert cells(layout)[start : start + BASE + 1] == [
+            *((Role.GRID, item, 0, row, column) for row in range(4) for column in range(4)),
+            (Role.NEWLINE, item, -1, -1, -1),
+        ]
 
 
 def test_videos_that_touch_are_told_apart_by_the_pixels():

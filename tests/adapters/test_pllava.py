@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -367,11 +368,12 @@ def test_the_folder_is_claimed_by_its_architecture(folder, loaded):
 def test_options(folder):
     with pytest.raises(ConfigError, match=r"no option 'alpha'.*lora_alpha"):
         load_model(str(folder), ADAPTERS, dtype="float32", device="cpu", options={"alpha": 1})
-    with pytest.raises(ConfigError, match=r"style 'mvbensch'.*mvbench"):
-        Pllava().load(folder, dtype="float32", device="cpu", style="mvbensch")
-    for wrong in ("four", None):
+    for style in ("mvbensch", ["mvbench"], {"mvbench": 1}):
+        with pytest.raises(ConfigError, match=r"style=.*mvb.*: did you mean 'mvbench'.*Known: vcg"):
+            Pllava().load(folder, dtype="float32", device="cpu", style=style)
+    for wrong in ("four", None, True, [4], -1, math.nan, math.inf):
         options = {"lora_alpha": wrong}
-        with pytest.raises(ConfigError, match=f"lora_alpha={wrong!r} is no number"):
+        with pytest.raises(ConfigError, match=re.escape(f"lora_alpha={wrong!r} is no number")):
             load_model(str(folder), ADAPTERS, dtype="float32", device="cpu", options=options)
 
 

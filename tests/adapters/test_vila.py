@@ -157,6 +157,19 @@ def test_a_prompt_that_is_too_long_is_refused(tmp_path):
         processor.video_inputs(frames_of(16), "Who?")
 
 
+def test_the_longest_prompt_is_as_long_as_the_folder_says(tmp_path):
+    processor = loaded(publish(tmp_path)).checkpoint.processor
+    length = processor.video_inputs(frames_of(2), "Who?")["input_ids"].shape[1]
+    for longest in (length, length - 1):
+        set_config(tmp_path / "llm/config.json", tokenizer_model_max_length=longest)
+        processor = loaded(tmp_path).checkpoint.processor
+        if longest == length:
+            processor.video_inputs(frames_of(2), "Who?")
+        else:
+            with pytest.raises(AdapterError, match=f"is {length} tokens .* trained for {longest}"):
+                processor.video_inputs(frames_of(2), "Who?")
+
+
 # --- prompts --------------------------------------------------------------------------------------
 
 HELPFUL = (
@@ -190,6 +203,9 @@ PROMPTS = {
 CHOICES = [
     ("Llama-3-VILA1.5-8B", EIGHT, {}, "llama_3_old", "<|end_of_text|>"),
     ("Llama-3-VILA1.5-8B-Fix", EIGHT, {}, "llama_3", "<|eot_id|>"),
+    ("models--E--VILA1.5-8B-Fix/snapshots/0a1b2c", EIGHT, {}, "llama_3", "<|eot_id|>"),
+    ("models--E--VILA1.5-8B/snapshots/0a1b2c", EIGHT, {}, "llama_3_old", "<|end_of_text|>"),
+    ("with-a-prefix", EIGHT, {}, "llama_3_old", "<|end_of_text|>"),
     ("Llama-3-VILA1.5-8B", EIGHT, {"template": "llama_3"}, "llama_3", "<|eot_id|>"),
     ("VILA1.5-40b", FORTY, {}, "hermes_2", "<|im_end|>"),
     ("VILA1.5-3b", replace(EIGHT, specials=VICUNA, begins=False), {}, "vicuna_v1", "</s>"),
@@ -229,7 +245,8 @@ def test_answers_are_cut_at_the_end_of_the_models_turn(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"template": "llama3"}, ConfigError, r"no template 'llama3': did you mean 'llama_3'"),
+        ({"template": "llama3"}, ConfigError, r"template='llama3': did you mean 'llama_3'"),
+        ({"template": ["llama_3"]}, ConfigError, r"template=\['llama_3'\]: .*Known: llama_3,"),
         ({"template": "hermes_2"}, AdapterError, r"no '<\|im_end\|>'.*set another of llama_3"),
         ({"templates": "llama_3"}, ConfigError, r"no option 'templates': did you mean 'template'"),
     ],
@@ -335,6 +352,33 @@ def test_later_models_of_the_same_name_are_refused(tmp_path, file, values, messa
     set_config(publish(tmp_path) / file, **values)
     with pytest.raises(AdapterError, match=message):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("vision_tower/config.json", {"num_hidden_layers": "x"}, "describes no model: .*_layers'"),
+        ("config.json", {"mm_vision_select_layer": "x"}, "vision_layer is 'x', and the tower has"),
+        ("config.json", {"mm_vision_select_layer": 9}, "vision_layer is 9, and the tower has 3"),
+        ("config.json", {"mm_vision_select_layer": -5}, "vision_layer is -5, and the tower has 3"),
+    ],
+)
+def test_a_configuration_of_no_model_is_one_error(tmp_path, file, values, message):
+    set_config(publish(tmp_path) / file, **values)
+    with pytest.raises(AdapterError, match=message) as raised:
+        Vila().load(tmp_path, dtype="float32", device="cpu")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("llm/config.json", "vocab_size"), ("vision_tower/config.json", "image_size")],
+)
+def test_a_missing_setting_is_named(tmp_path, file, name):
+    whole = json.loads((publish(tmp_path) / file).read_text())
+    (tmp_path / file).write_text(json.dumps({n: v for n, v in whole.items() if n != name}))
+    with pytest.raises(AdapterError, match=f"{file}: has no '{name}'"):
+        Vila().load(tmp_path, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize(
