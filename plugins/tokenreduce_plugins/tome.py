@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from tokenreduce.view import View
 
-CELLS = 1 << 24
-"""Similarities computed at a time: 64 MiB of float32, however long the video."""
+CELLS = 1 << 22
+"""Similarities computed at a time: 16 MiB of float32, however long the video."""
 
 Amount = Annotated[int | float, Field(ge=0)]
 
