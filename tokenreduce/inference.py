@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenreduce.config import EMBEDDED_MODEL
-from tokenreduce.errors import AdapterError, ConfigError
+from tokenreduce.errors import AdapterError, ConfigError, TokenReduceError
 from tokenreduce.names import suggestion
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def load_model(
     file = directory / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
+        model_type = str(config["model_type"])
     except OSError as error:
         raise ConfigError(
             f"model '{name}' is no checkpoint directory: '{file}' cannot be read "
@@ -189,7 +190,8 @@ def load_model(
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"'{file}' is no model configuration: it has no model_type.") from error
-    claiming = [cls for cls in adapters.values() if cls.claims(config)]
+    with _told_by(file, model_type):
+        claiming = [cls for cls in adapters.values() if cls.claims(config)]
     if not claiming:
         from tokenreduce.adapter import require_reducible
 
@@ -201,9 +203,24 @@ def load_model(
         )
     adapter, where = claiming[0](), pick_device(device)
     _check_options(adapter, options or {})
-    checkpoint = adapter.load(directory, dtype=dtype, device=where, **(options or {}))
+    with _told_by(directory, adapter.name):
+        checkpoint = adapter.load(directory, dtype=dtype, device=where, **(options or {}))
     known = name if name == EMBEDDED_MODEL else checkpoint.name
     return Loaded(known, adapter, checkpoint, where, positions)
+
+
+@contextmanager
+def _told_by(place: Path, who: str) -> Iterator[None]:
+    """Turn what a wrong value in a checkpoint's files runs into, wherever, into one error."""
+    try:
+        yield
+    except TokenReduceError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise AdapterError(
+            f"{place}: cannot be read as a '{who}' ({type(error).__name__}: {error}): a setting in "
+            "its files is missing or of a wrong type; compare it with the published checkpoint."
+        ) from error
 
 
 def _check_options(adapter: ModelAdapter, options: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ def _split(override: str) -> tuple[list[str], Any]:
     if not equals or not all(parts):
         raise ConfigError(
             f"the override '{override}' is not of the form path=value, "
-            "as in --set reducers.vas.ratio=0.5."
+            "as in reducers.vas.ratio=0.5."
         )
     return parts, _parse(value, f"the value of the override '{override}'")
 

@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import tokenreduce
 from tokenreduce.errors import AdapterError, UnsupportedError
+from tokenreduce.inference import load_model
 from tokenreduce.plugins import load_plugins
 
 REASONS = {
@@ -57,3 +58,20 @@ def test_others_without_an_adapter_are_only_unknown(tmp_path: Path) -> None:
 def test_no_builtin_claims_what_is_refused() -> None:
     for adapter in load_plugins(entry_points=[]).registry.adapters.values():
         assert not set(REASONS) & set(adapter.model_types)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "llava", "architectures": 5}', "cannot be read as a 'llava'"),
+        ('{"model_type": "llava_llama", "llm_cfg": 3}', "no adapter claims|cannot be read as a"),
+        ('{"model_type": ["llava"]}', "no adapter claims the model_type"),
+    ],
+)
+def test_values_of_a_wrong_type_in_a_configuration_are_one_error(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    adapters = load_plugins(entry_points=[]).registry.adapters
+    with pytest.raises(AdapterError, match=message):
+        load_model(str(tmp_path), adapters, dtype="float32", device="cpu")
