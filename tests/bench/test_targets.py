@@ -208,7 +208,7 @@ def test_the_worst_figure_stands_for_a_run() -> None:
     lines = list(page.targets({"1568": {"rows": rows}}))
     (line,) = [each for each in lines if each.startswith("| efficiency at") and "1568" in each]
     assert line.endswith("| >= 0.93 | 1568 | 0.800 (fastv) | missed |")
-    assert lines[-1].endswith("| <= 1.02 | memory-64k |  | open: 0 of 1 rows measured |")
+    assert lines[-1].endswith("| <= 1.05 | memory-64k |  | open: 0 of 1 rows measured |")
 
 
 def test_a_target_is_met_only_if_every_row_was_measured() -> None:
