@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from tokenreduce.adapter import Inputs, ModelAdapter, Processor
 from tokenreduce.errors import AdapterError, ConfigError
+from tokenreduce.features import encoded_video, features_of
 from tokenreduce.layout import Layout
 from tokenreduce.names import suggestion
 from tokenreduce.placement import Grid, Item, place
@@ -47,23 +48,15 @@ class ComposedAdapter(ModelAdapter):
 
     def encode_video(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """See :meth:`tokenreduce.adapter.ModelAdapter.encode_video`."""
-        import torch
-
-        rest = dict(inputs)
-        pixels = rest.pop("pixel_values_videos", None)
-        if pixels is None:
-            return rest
-        with torch.no_grad():
-            features = model.get_video_features(pixels)  # type: ignore[operator]
-        return {**rest, "mm_encoder_outputs": {"video": features}}
+        return encoded_video(model, inputs)
 
     def _videos(self, model: Any, inputs: Inputs) -> Iterable[Item]:
         """Yield the grid of each video of the batch; all have as many frames."""
-        encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
+        encoded = features_of(inputs, "video")
         pixels = inputs.get("pixel_values_videos")
         if encoded is not None:
             _, rows, columns = model.video_grid(1)
-            frames = encoded.pooler_output.shape[1] // (rows * columns)
+            frames = encoded.shape[1] // (rows * columns)
         elif pixels is not None:
             frames, rows, columns = model.video_grid(pixels.shape[1])
         else:

@@ -8,13 +8,14 @@ another, cells go row by row, and a few frames at a time are one group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenreduce.adapter import Inputs
+from tokenreduce.chat import ChatProcessor
 from tokenreduce.errors import AdapterError
 from tokenreduce.placement import Grid, Item, place
 from tokenreduce.preprocess import FramePreprocessor, Size, pixel_settings, processor_settings
@@ -294,3 +295,28 @@ def _budget(values: dict[str, Any], default: PatchPreprocessor, where: str) -> d
         found["least"] = values.get("min_pixels") or found["least"]
         found["most"] = values.get("max_pixels") or found["most"]
     return {name: pixels for name, pixels in found.items() if pixels is not None}
+
+
+class PatchProcessor(ChatProcessor):
+    """One placeholder for each cell of each group of frames.
+
+    Parameters
+    ----------
+    tokenizer
+        As for :class:`tokenreduce.chat.ChatProcessor`.
+    preprocess
+        Frames to patches.
+    token
+        Id of the placeholder.
+    """
+
+    def __init__(self, tokenizer: Any, preprocess: PatchPreprocessor, token: int) -> None:
+        super().__init__(tokenizer, tokenizer.convert_ids_to_tokens(token), typed=token)
+        self.preprocess = preprocess
+
+    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
+        """See :meth:`tokenreduce.chat.ChatProcessor.video`."""
+        pixels, size = self.preprocess(frames)
+        (grid,) = merged_grids(size, self.preprocess.merge)
+        count = grid.frames * grid.rows * grid.columns
+        return self.placeholder * count, {"pixel_values_videos": pixels, "video_grid_thw": size}

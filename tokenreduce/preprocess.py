@@ -7,13 +7,13 @@ bit-exact with those processors, so this one is used always and gives the same n
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenreduce.errors import AdapterError
+from tokenreduce.pretrained import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -204,15 +204,7 @@ def _on(values: dict[str, Any], switch: str) -> bool:
 
 def _read(file: Path) -> dict[str, Any] | None:
     """Read the mapping in a JSON file; None where there is no such file."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{file}: not readable as JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise AdapterError(f"{file}: holds {type(values).__name__}, not a mapping of settings.")
-    return values
+    return read_json(file) if file.exists() else None
 
 
 def _size(value: Any, where: str, key: str) -> Size:

@@ -66,8 +66,8 @@ def read_json(file: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise AdapterError(f"{file}: not readable as JSON ({said}).") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AdapterError(f"{file}: not readable as JSON ({reason}).") from error
     if not isinstance(values, dict):
         raise AdapterError(f"{file}: holds {type(values).__name__}, not a mapping of settings.")
     for name in needed:

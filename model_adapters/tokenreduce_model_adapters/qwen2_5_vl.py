@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenreduce.adapter import Checkpoint, Inputs, ModelAdapter
-from tokenreduce.chat import ChatProcessor
 from tokenreduce.features import encoded_video
 from tokenreduce.layout import Layout
-from tokenreduce.patches import PatchPreprocessor, merged_grids, place_merged, whole
+from tokenreduce.patches import PatchPreprocessor, PatchProcessor, place_merged, whole
 from tokenreduce.pretrained import load_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
@@ -53,27 +52,18 @@ class Qwen2_5_VL(ModelAdapter):  # noqa: N801 - the family's own spelling
         return Checkpoint(model, processor, directory.name)
 
 
-class Qwen2_5_VLProcessor(ChatProcessor):  # noqa: N801 - the family's own spelling
+class Qwen2_5_VLProcessor(PatchProcessor):  # noqa: N801 - the family's own spelling
     """One placeholder for each cell of each group of frames, and the seconds of a group."""
 
     frames = 768
     sampling = "fps:2"
 
-    def __init__(self, tokenizer: Any, preprocess: PatchPreprocessor, token: int) -> None:
-        super().__init__(tokenizer, tokenizer.convert_ids_to_tokens(token), typed=token)
-        self.preprocess = preprocess
-
     def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
         """See :meth:`tokenreduce.chat.ChatProcessor.video`."""
         import torch
 
-        pixels, size = self.preprocess(frames)
-        (grid,) = merged_grids(size, self.preprocess.merge)
-        count = grid.frames * grid.rows * grid.columns
+        written, inputs = super().video(frames, times)
         # Frames may be unevenly spread: what counts is how long one lasts on average.
         rate = (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else 2.0
-        return self.placeholder * count, {
-            "pixel_values_videos": pixels,
-            "video_grid_thw": size,
-            "second_per_grid_ts": torch.tensor([self.preprocess.temporal / rate]),
-        }
+        seconds = torch.tensor([self.preprocess.temporal / rate])
+        return written, {**inputs, "second_per_grid_ts": seconds}

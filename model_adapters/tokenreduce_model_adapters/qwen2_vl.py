@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenreduce.adapter import Checkpoint, Inputs, ModelAdapter
-from tokenreduce.chat import ChatProcessor
 from tokenreduce.features import encoded_video
 from tokenreduce.layout import Layout
-from tokenreduce.patches import PatchPreprocessor, merged_grids, place_merged, whole
+from tokenreduce.patches import PatchPreprocessor, PatchProcessor, place_merged, whole
 from tokenreduce.pretrained import load_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 CELL = 28 * 28  # pixels of a token
 DEFAULT = PatchPreprocessor(least=128 * CELL, most=768 * CELL, budget="frame")
@@ -52,19 +50,8 @@ class Qwen2VL(ModelAdapter):
         return Checkpoint(model, processor, directory.name)
 
 
-class Qwen2VLProcessor(ChatProcessor):
-    """One placeholder for each cell of each group of frames."""
+class Qwen2VLProcessor(PatchProcessor):
+    """Two frames a second."""
 
     frames = 768
     sampling = "fps:2"
-
-    def __init__(self, tokenizer: Any, preprocess: PatchPreprocessor, token: int) -> None:
-        super().__init__(tokenizer, tokenizer.convert_ids_to_tokens(token), typed=token)
-        self.preprocess = preprocess
-
-    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
-        """See :meth:`tokenreduce.chat.ChatProcessor.video`."""
-        pixels, size = self.preprocess(frames)
-        (grid,) = merged_grids(size, self.preprocess.merge)
-        count = grid.frames * grid.rows * grid.columns
-        return self.placeholder * count, {"pixel_values_videos": pixels, "video_grid_thw": size}
