@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tokenreduce.adapter import Checkpoint, ModelAdapter
+    from tokenreduce.course import Variant
     from tokenreduce.reducer import Reducer
     from tokenreduce.session import Session
     from tokenreduce.trace import Trace
@@ -71,12 +72,24 @@ class Loaded:
         prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         return self.checkpoint.processor.decode(tokens[0, prompt:]).strip()
 
-    def session(self, reducers: Sequence[Reducer], seed: int = 0) -> Session:
-        """Return a session of ``reducers`` on the model, not yet attached."""
+    def session(
+        self, reducers: Sequence[Reducer], seed: int = 0, *, others: Sequence[Variant] = ()
+    ) -> Session:
+        """Return a session of ``reducers`` on the model, not yet attached.
+
+        ``others`` are more lists of reducers for the same prompts; see
+        :class:`tokenreduce.session.Session`.
+        """
         from tokenreduce.session import Session
 
-        model = self.checkpoint.model
-        return Session(model, self.adapter, reducers, seed=seed, positions=self.positions)
+        return Session(
+            self.checkpoint.model,
+            self.adapter,
+            reducers,
+            seed=seed,
+            positions=self.positions,
+            others=others,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +272,8 @@ class EncodedVideo:
         """Return the inputs of ``generate`` for one question, on the model's device."""
         import torch
 
-        model = self._loaded.checkpoint.model
-        raw = self._loaded.checkpoint.processor.video_inputs(self._frames, question, self._times)
-        dtype = next(model.parameters()).dtype
-        raw = {
-            # Plain numbers, such as the seconds of a frame, are no activations: they stay exact.
-            name: value.to(
-                self._loaded.device,
-                dtype if value.is_floating_point() and value.dim() > 1 else None,
-            )
-            for name, value in raw.items()
-        }
+        model, processor = self._loaded.checkpoint.model, self._loaded.checkpoint.processor
+        raw = placed(self._loaded, processor.video_inputs(self._frames, question, self._times))
         if self._features is not None:
             return {k: v for k, v in raw.items() if k not in self._replaced} | self._features
         with torch.no_grad():
@@ -279,6 +283,18 @@ class EncodedVideo:
         if added and "inputs_embeds" not in added:
             self._features, self._replaced = added, frozenset(raw.keys() - encoded.keys())
         return encoded
+
+
+def placed(loaded: Loaded, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a processor made on the model's device, activations in its number format."""
+    dtype = next(loaded.checkpoint.model.parameters()).dtype
+    return {
+        # Plain numbers, such as the seconds of a frame, are no activations: they stay exact.
+        name: value.to(
+            loaded.device, dtype if value.is_floating_point() and value.dim() > 1 else None
+        )
+        for name, value in raw.items()
+    }
 
 
 def answer(
@@ -307,6 +323,47 @@ def answer(
     with loaded.session(reducers, seed).attached() as run:
         tokens = _generate(loaded, inputs, max_new_tokens)
         return Answer(loaded.decode(tokens, inputs), run.trace)
+
+
+def answer_each(
+    loaded: Loaded,
+    inputs: Mapping[str, Any],
+    variants: Sequence[Variant],
+    *,
+    max_new_tokens: int = 16,
+) -> list[Answer | Exception]:
+    """Let the model answer greedily under several lists of reducers, as :func:`answer` does each.
+
+    What their prefills have in common is computed once: layers run for all lists whose plans have
+    been equal so far, and so do decoding steps, for those that never part.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    inputs
+        From :meth:`EncodedVideo.inputs`.
+    variants
+        Reducers composed in order, and the seed of their random choices; at least one.
+    max_new_tokens
+        Longest answer.
+
+    Returns
+    -------
+    list
+        For each variant its answer, or what it failed with; one's failure is not the others'.
+    """
+    from tokenreduce.sharing import run_each
+
+    (reducers, seed), *others = variants
+    session = loaded.session(reducers, seed, others=others)
+    outcomes = run_each(session, lambda: _generate(loaded, inputs, max_new_tokens))
+    return [
+        outcome
+        if isinstance(outcome, Exception)
+        else Answer(loaded.decode(outcome.result, inputs), outcome.trace)
+        for outcome in outcomes
+    ]
 
 
 def first_token(

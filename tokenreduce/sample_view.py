@@ -15,6 +15,7 @@ from tokenreduce.layout import Role
 from tokenreduce.view import Heads, Rows, View
 
 if TYPE_CHECKING:
+    from tokenreduce.course import Course
     from tokenreduce.reducer import Needs
     from tokenreduce.scheduler import Prefill
 
@@ -25,6 +26,7 @@ class SampleView(View):
     def __init__(
         self,
         prefill: Prefill,
+        course: Course,
         stage: int,
         layer: int,
         sample: int,
@@ -32,7 +34,8 @@ class SampleView(View):
         rows: Tensor,
         columns: Tensor,
     ) -> None:
-        self._prefill, self._stage, self._sample = prefill, stage, sample
+        self._prefill, self._course, self._sample = prefill, course, sample
+        self._stage = course.stages[stage]
         self._hidden, self._rows = hidden, rows
         layout = prefill.layout
         self.layer, self.num_layers = layer, len(prefill.layers)
@@ -44,16 +47,16 @@ class SampleView(View):
         self.column = layout.column[sample].index_select(0, columns)
         self.size = prefill.tokens.size[sample].index_select(0, columns)
         self.total = prefill.totals[sample]
-        self.events = prefill.events.get((stage, sample), ())
+        self.events = course.events.get((stage, sample), ())
         self.layers_since_reduction = layer - (self.events[-1].layer if self.events else -1)
 
     @property
     def _needs(self) -> Needs:
-        return self._prefill.stages[self._stage].needs
+        return self._stage.needs
 
     @property
     def _name(self) -> str:
-        return self._prefill.stages[self._stage].reducer.name
+        return self._stage.reducer.name
 
     def attention(
         self,
@@ -149,7 +152,7 @@ class SampleView(View):
     def generator(self) -> torch.Generator:
         """See :attr:`tokenreduce.view.View.generator`."""
         digest = hashlib.blake2b(self._prefill.token_ids[self._sample], digest_size=8)
-        digest.update(f"{self._prefill.seed}/{self.layer}".encode())
+        digest.update(f"{self._course.seed}/{self.layer}".encode())
         generator = torch.Generator()
         generator.manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
         return generator

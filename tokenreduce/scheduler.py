@@ -1,83 +1,31 @@
-"""Asks reducers between decoder layers of one prefill, and keeps account of what is left."""
+"""Asks reducers between decoder layers of one prefill, and keeps account of what is left.
+
+Several lists of reducers may share a prefill: as long as their plans are equal, so are the hidden
+states, and each layer runs once for all of them. Where plans differ the prefill forks: the first
+list goes on in the running forward, the others wait as branches for forwards of their own, which
+skip the layers that have run (:mod:`tokenreduce.branch`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tokenreduce.apply import Tokens, apply_plans, grid_rows
-from tokenreduce.attention import Probe, Want, over_heads, received
-from tokenreduce.errors import ConfigError, ReducerError, TokenReduceError
+from tokenreduce.attention import Capture, Probe, Want, over_heads, received
+from tokenreduce.course import Course, Record, Stage
+from tokenreduce.errors import ReducerError, TokenReduceError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.masks import Sight
 from tokenreduce.plan import Plan
-from tokenreduce.reducer import Needs, Reducer
+from tokenreduce.reducer import Reducer
 from tokenreduce.sample_view import SampleView
 from tokenreduce.view import Heads, PastEvent, Rows, View
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One reducer with what it asked for on this model."""
-
-    reducer: Reducer
-    layers: frozenset[int]
-    needs: Needs
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Record:
-    """One reduction as it happened, in tensors; the trace is made of it when it is read."""
-
-    layer: int
-    stage: int
-    sample: int
-    before: int
-    plan: Plan
-    positions: Tensor
-    owner: Tensor
-    plan_seconds: float
-    apply_seconds: float
-
-
-def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tuple[Stage, ...]:
-    """Resolve the layers of ``reducers`` on a model.
-
-    Parameters
-    ----------
-    reducers
-        In the order in which they act where two meet on a layer.
-    num_layers
-        Decoder layers of the model.
-    first_layer
-        First layer after which its adapter lets tokens be reduced.
-
-    Raises
-    ------
-    ConfigError
-        If a layer is before ``first_layer``, the last one, or outside the model.
-    """
-    resolved = []
-    for reducer in reducers:
-        try:
-            layers = frozenset(reducer.acts_after(num_layers))
-        except ConfigError as error:
-            said = str(error).removeprefix(f"{reducer.name}: ")
-            raise ConfigError(f"reducer '{reducer.name}' on this model: {said}") from None
-        # After the last layer nothing is left to compute or to cache.
-        wrong = sorted(k for k in layers if not first_layer <= k < num_layers - 1)
-        if wrong:
-            raise ConfigError(
-                f"reducer '{reducer.name}' asks to act after layer {wrong[0]}, but on this model "
-                f"tokens can be reduced after layers {first_layer} to {num_layers - 2} only."
-            )
-        resolved.append(Stage(reducer, layers, reducer.needs()))
-    return tuple(resolved)
 
 
 class Surroundings(Protocol):
@@ -102,8 +50,8 @@ class Prefill:
 
     Parameters
     ----------
-    stages
-        Reducers to ask.
+    courses
+        The lists of reducers to ask; all of them have made equal plans so far.
     layers
         The decoder's layers.
     layout
@@ -117,8 +65,6 @@ class Prefill:
     rope
         ``(cos, sin)`` as the layer about to run is given them, each ``[batch or 1, tokens,
         head_dim]``; layers of another kind may be given others.
-    seed
-        The run's seed.
     probe
         Where queries and keys arrive.
     surroundings
@@ -127,19 +73,18 @@ class Prefill:
         Tokens of earlier turns on the same cache; original positions count them.
     """
 
-    stages: tuple[Stage, ...]
+    courses: list[Course]
     layers: Sequence[nn.Module]
     layout: Layout
     tokens: Tokens
     token_ids: list[bytes]
     embeddings: Tensor
     rope: tuple[Tensor, Tensor]
-    seed: int
     probe: Probe
     surroundings: Surroundings
     offset: int = 0
-    records: list[Record] = field(default_factory=list)
-    events: dict[tuple[int, int], tuple[PastEvent, ...]] = field(default_factory=dict)
+    failed: list[Course] = field(default_factory=list)  # those whose reducers raised
+    forks: list[Fork] = field(default_factory=list)
     seen: dict[int, Tokens] = field(default_factory=dict)
     grid_counts: list[list[int]] = field(default_factory=list)
     totals: list[int] = field(default_factory=list)
@@ -165,14 +110,17 @@ class Prefill:
         """
         if not self.totals:
             self.totals = self._counts()
-        for number, stage in enumerate(self.stages):
-            if layer - 1 in stage.layers:
-                hidden = self._ask(number, stage, layer - 1, hidden)
+        if any(layer - 1 in stage.layers for course in self.courses for stage in course.stages):
+            hidden = self._ask_all(layer - 1, hidden)
+        self.enter(layer)
+        return hidden
+
+    def enter(self, layer: int) -> None:
+        """Say what to capture of ``layer``, which is about to run over the tokens that are left."""
         self._forget(layer)
         self.seen[layer] = self.tokens
         self.grid_counts.append(self._counts())
         self.probe.want = self._want(layer)
-        return hidden
 
     def rope_left(self) -> tuple[Tensor, Tensor]:
         """Return cos and sin ``[batch, left, head_dim]`` of the tokens that are left."""
@@ -197,8 +145,89 @@ class Prefill:
                 self._text_columns.append(after if after.numel() else alive[-1:])
         return self._text_columns[sample]
 
-    def _ask(self, number: int, stage: Stage, layer: int, hidden: Tensor) -> Tensor:
-        started = time.perf_counter()
+    def _ask_all(self, layer: int, hidden: Tensor) -> Tensor:
+        """Ask every list of reducers; go on with the first and those whose plans equal its own."""
+        states: States = {(): (hidden, self.tokens)}
+        groups: dict[Path, list[Course]] = {}
+        for course in self.courses:
+            try:
+                groups.setdefault(self._ask_course(course, layer, states), []).append(course)
+            except Exception as error:
+                if len(self.courses) == 1:
+                    raise
+                # One list's failure is not the others'.
+                course.error = error
+                self.failed.append(course)
+        if not groups:
+            raise ReducerError(f"no reducer is left: {self.failed[-1].error}")
+        (path, self.courses), *others = groups.items()
+        hidden, tokens = states[path]
+        for other, courses in others:
+            self.forks.append(self._fork(layer + 1, courses, *states[other]))
+        self._go_on_with(tokens)
+        return hidden
+
+    def _fork(self, layer: int, courses: list[Course], hidden: Tensor, tokens: Tokens) -> Fork:
+        prefill = replace(
+            self,
+            courses=courses,
+            tokens=tokens,
+            failed=[],
+            forks=[],
+            seen=dict(self.seen),
+            grid_counts=list(self.grid_counts),
+            _rope_left={},
+            _rows_left=[],
+            _received=dict(self._received),
+        )
+        return Fork(layer, prefill, hidden, dict(self.probe.captures))
+
+    def _go_on_with(self, tokens: Tokens) -> None:
+        if tokens is not self.tokens:
+            self.tokens = tokens
+            self._rope_left, self._rows_left = {}, []
+
+    def _ask_course(self, course: Course, layer: int, states: States) -> Path:
+        """Ask the reducers of one list that act after ``layer``, one after the other.
+
+        Parameters
+        ----------
+        course
+            The list.
+        layer
+            The layer that has run.
+        states
+            What plans made of hidden states and tokens; those of this list are added.
+
+        Returns
+        -------
+        tuple
+            The plans: the place of its result in ``states``.
+        """
+        path: Path = ()
+        for number, stage in enumerate(course.stages):
+            if layer not in stage.layers:
+                continue
+            hidden, tokens = states[path]
+            self._go_on_with(tokens)
+            started = time.perf_counter()
+            plans, before = self._plans(course, number, layer, hidden)
+            if not any(plan is not None for plan in plans):
+                continue
+            planned = time.perf_counter()
+            path = (*path, self._name_of(plans))
+            if path not in states:
+                states[path] = apply_plans(hidden, tokens, self.layout, plans)
+            applied = time.perf_counter()
+            self._go_on_with(states[path][1])
+            seconds = planned - started, applied - planned
+            self._record(course, number, layer, plans, before, seconds)
+        return path
+
+    def _plans(
+        self, course: Course, number: int, layer: int, hidden: Tensor
+    ) -> tuple[list[Plan | None], list[int]]:
+        """Return a reducer's plan for each sample, and how many tokens each has before it."""
         plans: list[Plan | None] = []
         before: list[int] = []
         for sample in range(self.layout.batch):
@@ -206,23 +235,34 @@ class Prefill:
             before.append(int(columns.numel()))
             plan = None
             if columns.numel():
-                view = SampleView(self, number, layer, sample, hidden, rows, columns)
-                plan = _plan(stage.reducer, view, sample)
+                view = SampleView(self, course, number, layer, sample, hidden, rows, columns)
+                plan = _plan(course.stages[number].reducer, view, sample)
             if plan is not None and plan.kept == before[-1]:
                 plan = None
             plans.append(plan)
-        if not any(plan is not None for plan in plans):
-            return hidden
-        planned = time.perf_counter()
-        hidden, self.tokens = apply_plans(hidden, self.tokens, self.layout, plans)
-        applied = time.perf_counter()
-        self._rope_left, self._rows_left = {}, []
+        return plans, before
+
+    def _name_of(self, plans: Sequence[Plan | None]) -> PlanName:
+        """Return what stands for plans: equal for equal ones. A list that is alone needs none."""
+        if len(self.courses) == 1:
+            return ()
+        return tuple(None if plan is None else plan.slot.cpu().numpy().tobytes() for plan in plans)
+
+    def _record(
+        self,
+        course: Course,
+        number: int,
+        layer: int,
+        plans: Sequence[Plan | None],
+        before: Sequence[int],
+        seconds: tuple[float, float],
+    ) -> None:
         for sample, plan in enumerate(plans):
             if plan is None:
                 continue
             event = PastEvent(layer, before[sample], plan.kept, plan.note)
-            self.events[number, sample] = (*self.events.get((number, sample), ()), event)
-            self.records.append(
+            course.events[number, sample] = (*course.events.get((number, sample), ()), event)
+            course.records.append(
                 Record(
                     layer,
                     number,
@@ -231,11 +271,9 @@ class Prefill:
                     plan,
                     grid_rows(self.tokens, self.layout, sample)[1],
                     self.tokens.owner[sample],
-                    planned - started,
-                    applied - planned,
+                    *seconds,
                 )
             )
-        return hidden
 
     def _text_rows(self) -> list[Tensor]:
         """Return, per sample, the rows of :meth:`text_columns` among the tokens that are left."""
@@ -248,9 +286,13 @@ class Prefill:
         """Return, per sample, how many grid tokens are left."""
         return [len(grid_rows(self.tokens, self.layout, b)[1]) for b in range(self.layout.batch)]
 
+    def _stages(self) -> Iterator[Stage]:
+        for course in self.courses:
+            yield from course.stages
+
     def _want(self, layer: int) -> Want | None:
         asked: set[str] = set()
-        for stage in self.stages:
+        for stage in self._stages():
             needs = stage.needs
             if any(layer + back in stage.layers for back in range(needs.history + 1)):
                 asked |= {*needs.attention, *(["keys"] if needs.keys else [])}
@@ -272,7 +314,7 @@ class Prefill:
 
     def _forget(self, layer: int) -> None:
         """Let go of layers that no reducer can look back to."""
-        oldest = layer - 1 - max((stage.needs.history for stage in self.stages), default=0)
+        oldest = layer - 1 - max((stage.needs.history for stage in self._stages()), default=0)
         for kept in (self.probe.captures, self.seen):
             for gone in [k for k in kept if k < oldest]:
                 del kept[gone]
@@ -343,6 +385,37 @@ class Prefill:
         full = torch.zeros(weights.shape[0], index.numel(), device=weights.device)
         full[:, alive] = weights
         return full
+
+
+class Fork(NamedTuple):
+    """Where lists of reducers part from those that the running forward goes on with.
+
+    Attributes
+    ----------
+    layer
+        The layer that runs next.
+    prefill
+        Theirs, up to here.
+    hidden
+        ``[batch, left, dim]`` input of that layer, reduced already.
+    captures
+        Attention of the layers that reducers may still look back to.
+    """
+
+    layer: int
+    prefill: Prefill
+    hidden: Tensor
+    captures: dict[int, Capture]
+
+
+PlanName = tuple[bytes | None, ...]
+"""Per sample the plan's slots."""
+
+Path = tuple[PlanName, ...]
+"""The plans of a list of reducers after one layer."""
+
+States = dict[Path, tuple[Tensor, Tokens]]
+"""Hidden states and tokens after plans."""
 
 
 def _weights(

@@ -15,7 +15,9 @@ from transformers import DynamicCache
 from tokenreduce.adapter import ModelAdapter
 from tokenreduce.apply import Tokens
 from tokenreduce.attention import Probe, require_supported, wrapped_attention
+from tokenreduce.branch import Branch, passed_through
 from tokenreduce.cache import ReducedCache
+from tokenreduce.course import Course, Variant, stages
 from tokenreduce.errors import AdapterError, LayoutError, UnsupportedError
 from tokenreduce.guards import (
     check_blocks,
@@ -30,8 +32,8 @@ from tokenreduce.layout import Layout
 from tokenreduce.masks import layer_windows, sequence_mask
 from tokenreduce.positions import check_policy, rotary_of
 from tokenreduce.reducer import Reducer
-from tokenreduce.scheduler import Prefill, Surroundings, stages
-from tokenreduce.step import Step
+from tokenreduce.scheduler import Prefill, Surroundings
+from tokenreduce.step import MakePrefill, Step
 from tokenreduce.trace import Trace
 from tokenreduce.trace_builder import Finished, build_trace
 
@@ -75,7 +77,30 @@ class Run:
 
 
 class Session:
-    """Everything that is attached to one model while its block is open."""
+    """Everything that is attached to one model while its block is open.
+
+    Parameters
+    ----------
+    model, adapter
+        The model, and what knows its family.
+    reducers, seed
+        Composed in order, and the seed of their random choices.
+    layout, positions
+        See :func:`tokenreduce.reduce`.
+    others
+        More lists of reducers for the same prompts. A prefill serves the first list and all those
+        that make equal plans; the others are left in :attr:`branches`, and :meth:`resume` has the
+        next prefill go on with one of these instead of starting anew.
+
+    Attributes
+    ----------
+    branches
+        Prefills that have parted from others and are still to be run.
+    finished
+        What ran, one for each variant that a prefill served.
+    errors
+        What the reducers of a variant raised, by its number, where the prefill went on for others.
+    """
 
     def __init__(
         self,
@@ -86,8 +111,9 @@ class Session:
         seed: int = 0,
         layout: Layout | None = None,
         positions: str = "keep",
+        others: Sequence[Variant] = (),
     ) -> None:
-        self.model, self.adapter, self.seed, self.layout = model, adapter, seed, layout
+        self.model, self.adapter, self.layout = model, adapter, layout
         decoder: Any = adapter.decoder(model)
         self.decoder = decoder
         check_model(model, decoder)
@@ -100,13 +126,21 @@ class Session:
         self.windows = layer_windows(self.config, len(self.layers))
         self._check_not_nested()
         require_supported(self.config._attn_implementation)
-        self.stages = stages(reducers, len(self.layers), adapter.first_layer(model))
+        first = adapter.first_layer(model)
+        self.variants = [
+            (stages(variant.reducers, len(self.layers), first), variant.seed)
+            for variant in (Variant(reducers, seed), *others)
+        ]
         self.positions = check_policy(positions, self.config)
         self.shape = adapter.decoder_shape(model)
         self.probe = Probe()
         self.open = False
         self.step: Step | None = None
         self.finished: list[Finished] = []
+        self.branches: list[Branch] = []
+        self._next: Branch | None = None
+        self.errors: dict[int, Exception] = {}
+        self._skipping = ExitStack()
         self._traces: list[Trace] = []
         self._forward: dict[str, Any] = {}
         self._logits = 0
@@ -117,7 +151,8 @@ class Session:
     def attached(self) -> Iterator[Run]:
         """Attach to the model; detach when the block ends, however it ends."""
         with ExitStack() as stack:
-            if any(s.needs.attention or s.needs.keys or s.needs.next_layer for s in self.stages):
+            needs = [stage.needs for chosen, _ in self.variants for stage in chosen]
+            if any(need.attention or need.keys or need.next_layer for need in needs):
                 stack.enter_context(wrapped_attention(self.config, self.probe))
             self._wrap_generate(stack)
             for module, before in (
@@ -146,6 +181,10 @@ class Session:
         while len(self._traces) < len(self.finished):
             self._traces.append(build_trace(self.finished[len(self._traces)]))
         return list(self._traces)
+
+    def resume(self, branch: Branch) -> None:
+        """Have the next prefill, of the same inputs, go on at ``branch``."""
+        self._next = branch
 
     def _check_not_nested(self) -> None:
         hooks = self.layers[0]._forward_pre_hooks.values()
@@ -223,13 +262,18 @@ class Session:
             )
         else:
             valid = mask.to(tokens.device).bool()
-        layout = self._layout(forward, valid[:, past:], past)
-        make, blocks = None, None
-        if layout is not None and layout.has_grid:
-            blocks = self._blocks(forward, layout)
-            ids = _seed_bytes(forward.get("input_ids"), layout)
-            layout = layout.to(tokens.device).with_last_kept(valid[:, past:])
-            make = self._prefill_maker(layout, valid[:, past:], past, ids)
+        make, blocks, branch = None, None, self._next
+        if branch is not None:
+            self._next = None
+            branch.check(valid, past)
+            blocks, make = branch.blocks, self._going_on(branch, cache)
+        else:
+            layout = self._layout(forward, valid[:, past:], past)
+            if layout is not None and layout.has_grid:
+                blocks = self._blocks(forward, layout)
+                ids = _seed_bytes(forward.get("input_ids"), layout)
+                layout = layout.to(tokens.device).with_last_kept(valid[:, past:])
+                make = self._prefill_maker(layout, valid[:, past:], past, ids)
         self.step = Step(
             cache,
             valid,
@@ -240,6 +284,7 @@ class Session:
             self.rotary,
             self.windows,
             blocks,
+            branch,
         )
         keep = forward.get("logits_to_keep")
         self._logits = keep if isinstance(keep, int) else 0
@@ -290,19 +335,19 @@ class Session:
 
     def _prefill_maker(
         self, layout: Layout, valid: Tensor, past: int, ids: list[bytes] | None
-    ) -> Any:
+    ) -> MakePrefill:
         def make(hidden: Tensor, rope: tuple[Tensor, Tensor], step: Surroundings) -> Prefill:
             tokens = Tokens.all_of(valid)
             seeds = ids if ids is not None else _embedding_bytes(hidden, layout)
+            chosen = [Course(n, *variant) for n, variant in enumerate(self.variants)]
             return Prefill(
-                self.stages,
+                chosen,
                 self.layers,
                 layout,
                 tokens,
                 seeds,
                 hidden,
                 rope,
-                self.seed,
                 self.probe,
                 step,
                 past,
@@ -310,29 +355,49 @@ class Session:
 
         return make
 
+    def _going_on(self, branch: Branch, cache: ReducedCache | None) -> MakePrefill:
+        """Pass through the layers before a branch, and return what goes on with its prefill."""
+        if cache is not None:
+            branch.fill(cache)
+        self._skipping.enter_context(passed_through(self.layers[: branch.fork.layer]))
+
+        def make(hidden: Tensor, rope: tuple[Tensor, Tensor], step: Surroundings) -> Prefill:
+            self.probe.captures = dict(branch.fork.captures)
+            prefill = branch.fork.prefill
+            prefill.rope, prefill.surroundings = rope, step
+            return prefill
+
+        return make
+
     def _after_decoder(self, module: nn.Module, args: Any, output: Any) -> None:
         step = self.step
         self._forget()
+        if step is not None and step.prefill is not None:
+            self.branches += step.branches
+            self.errors |= {c.number: c.error for c in step.prefill.failed if c.error}
         if step is None or output is None:
             return
         if step.prefill is not None:
-            self.finished.append(self._finish(step, step.prefill))
+            served = [self._finish(step, step.prefill, c) for c in step.prefill.courses]
+            self.finished += served
         if step.cache is not None:
             step.cache.commit(step.past + step.count, step.held)
 
     def _forget(self) -> None:
         """Let go of everything that belongs to one forward."""
         self.step = None
-        self.probe.captures.clear()
+        self._skipping.close()
+        self.probe.captures = {}
         self.probe.want = None
 
-    def _finish(self, step: Step, prefill: Prefill) -> Finished:
+    def _finish(self, step: Step, prefill: Prefill, course: Course) -> Finished:
         return Finished(
-            names=tuple(stage.reducer.name for stage in self.stages),
+            variant=course.number,
+            names=tuple(stage.reducer.name for stage in course.stages),
             shape=self.shape,
             element_bytes=prefill.embeddings.element_size(),
             layout=prefill.layout.to("cpu"),
-            records=tuple(prefill.records),
+            records=tuple(course.records),
             grid_counts=tuple(prefill.grid_counts),
             held=tuple(step.held),
             full=step.full,

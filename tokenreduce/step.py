@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenreduce.branch import Branch, cached_layers
 from tokenreduce.cache import Held, ReducedCache
 from tokenreduce.errors import AdapterError
 from tokenreduce.masks import Sight, layer_mask, require_known_mask
@@ -41,6 +42,13 @@ class Step:
         Per layer, how many positions its queries look back over; None: all of them.
     blocks
         ``[batch, tokens]`` int64, see :meth:`tokenreduce.adapter.ModelAdapter.blocks`.
+    branch
+        Where to go on, instead of starting from the embeddings; None: start.
+
+    Attributes
+    ----------
+    branches
+        Where lists of reducers have parted from those of this forward, in order.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class Step:
         rotary: Rotary,
         windows: Sequence[int | None],
         blocks: Tensor | None,
+        branch: Branch | None = None,
     ) -> None:
         self._positions, self._rotary = positions, rotary
         # A window as long as the sequence hides nothing.
@@ -75,6 +84,12 @@ class Step:
         self._now: dict[int, Held] = {}
         self._before: dict[int, Held] = {}
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self.branches: list[Branch] = []
+        self._branch = branch
+        if branch is not None:
+            self.held[: branch.fork.layer] = branch.held
+            self._now |= branch.now
+            self._keep_alive += branch.kept_alive
 
     @property
     def full(self) -> Tensor:
@@ -107,16 +122,19 @@ class Step:
             rope = _require_rope(kwargs, hidden)
             self.prefill = self.make_prefill(hidden, rope, self)
             self._ids = kwargs.get("position_ids")
+        if self._branch is not None and layer < self._branch.fork.layer:
+            return None
         prefill, held = self.prefill, self.cache.held[layer] if self.cache else None
         self._given = kwargs.get("position_embeddings")
         if prefill is not None:
             if held is None:
                 self._check_mask(layer, kwargs["attention_mask"])
             prefill.rope = kwargs["position_embeddings"]
-            hidden = prefill.before_layer(layer, hidden)
+            hidden = self._through(prefill, layer, hidden)
         untouched = prefill is None or prefill.tokens.untouched
         if untouched and held is None:
-            return None
+            joins = self._branch is not None and layer == self._branch.fork.layer
+            return (hidden, kwargs) if joins else None
         now = self._current()
         keys = self._keys(layer, now)
         self.held[layer] = keys
@@ -127,6 +145,26 @@ class Step:
             # are in the rotary embeddings already.
             changed["position_ids"] = None
         return hidden, changed
+
+    def _through(self, prefill: Prefill, layer: int, hidden: Tensor) -> Tensor:
+        """Return what a layer is given of ``hidden`` ``[batch, left, dim]``."""
+        if self._branch is not None and layer == self._branch.fork.layer:
+            prefill.enter(layer)
+            return self._branch.fork.hidden
+        hidden = prefill.before_layer(layer, hidden)
+        for fork in prefill.forks:
+            branch = Branch(
+                fork,
+                tuple(self.held[:layer]),
+                dict(self._now),
+                tuple(self._keep_alive),
+                cached_layers(self.cache, layer),
+                self._valid,
+                self._blocks,
+            )
+            self.branches.append(branch)
+        prefill.forks = []
+        return hidden
 
     def earlier(self, layer: int) -> Tensor:
         """See :meth:`tokenreduce.scheduler.Surroundings.earlier`."""

@@ -19,6 +19,8 @@ class Finished:
 
     Attributes
     ----------
+    variant
+        Which of the session's variants it is.
     names
         Names of the reducers, by their number in the records.
     shape
@@ -43,6 +45,7 @@ class Finished:
         How many of the last rows the model made logits for; 0: all.
     """
 
+    variant: int
     names: tuple[str, ...]
     shape: DecoderShape
     element_bytes: int

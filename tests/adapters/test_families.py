@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.adapters.family import KINDS, FamilyCase, Inputs, families
+from tokenreduce import Reducer
+from tokenreduce.course import Variant
 from tokenreduce.layout import Layout, Role
+from tokenreduce.session import Session
+from tokenreduce.sharing import run_each
 from tokenreduce.testing import AdapterCase, checks_for
 from tokenreduce.testing.adapter_checks import EverySecond, Pairs
 from tokenreduce.testing.oracle import check_against_oracle
@@ -60,6 +64,32 @@ def test_dropping_and_merging_equal_the_oracle(case: FamilyCase, kind: str) -> N
         model, inputs = case.model(), case.prompts[kind]()
         run = check_against_oracle(model, [reducer], inputs, new=NEW_TOKENS, adapter=case.adapter)
         assert run.trace.img_memory < 1
+
+
+@pytest.mark.parametrize(("case", "kind"), VISUAL)
+def test_shared_prefixes_change_nothing(case: FamilyCase, kind: str) -> None:
+    first = case.adapter.first_layer(case.model())
+    rows: list[list[Reducer]] = [
+        [],
+        [EverySecond(layers=(first,))],
+        [EverySecond(layers=(first, first + 2))],
+        [Pairs(layers=(first + 1,))],
+    ]
+    model, inputs = case.model(), case.prompts[kind]()
+
+    def call() -> Tensor:
+        tokens: Tensor = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        return tokens
+
+    session = Session(
+        model, case.adapter, rows[0], others=[Variant(reducers) for reducers in rows[1:]]
+    )
+    for reducers, outcome in zip(rows, run_each(session, call), strict=True):
+        assert not isinstance(outcome, Exception), outcome
+        with Session(model, case.adapter, reducers).attached() as run:
+            assert outcome.result.tolist() == call().tolist()
+            assert outcome.trace.tokens_per_layer == run.trace.tokens_per_layer
+            assert outcome.trace.segments == run.trace.segments
 
 
 @pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES.keys())
