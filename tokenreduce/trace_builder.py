@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tokenreduce.cache import Held
 from tokenreduce.cost import Cost, DecoderShape, kv_bytes, prefill_cost
+from tokenreduce.course import Record
 from tokenreduce.layout import Layout
-from tokenreduce.scheduler import Record
 from tokenreduce.trace import Cell, Event, Segment, Trace
 
 
