@@ -74,6 +74,22 @@ class Processor(ABC):
             )
         return times
 
+    def next_turn(self, question: str) -> list[int]:
+        """Return the ids that stand between the model's answer and its next one.
+
+        They end the answer, ask ``question``, and ask for an answer: a conversation's first prompt,
+        the generated ids without what ended them, and these are the prompt of its second turn.
+
+        Raises
+        ------
+        UnsupportedError
+            If the family's prompts are written for one turn only, which is the default.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} writes prompts of one turn: a second question cannot be asked "
+            "in the same conversation."
+        )
+
     @abstractmethod
     def decode(self, token_ids: Tensor) -> str:
         """Return the text of generated ``token_ids`` ``[tokens]``, special tokens left out."""
@@ -165,8 +181,9 @@ class ModelAdapter(ABC):
     def load(self, directory: Path, *, dtype: str, device: str) -> Checkpoint:
         """Load a checkpoint directory: configuration, weights, tokenizer and processor settings.
 
-        A family's own choices are keyword parameters with defaults after these two; users set
-        them by name.
+        On the device ``meta`` no weight is read, and nothing can be computed: the model is asked
+        for its layout and its sizes only. A family's own choices are keyword parameters with
+        defaults after these two; users set them by name.
 
         Raises
         ------

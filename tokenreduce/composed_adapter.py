@@ -169,7 +169,7 @@ def load_composed(
     dtype
         Name of a torch type.
     device
-        Where the model goes.
+        Where the model goes; ``meta``: no weight is read, and nothing can be computed.
     rules, published
         From the checkpoint's names to the model's, and back.
     allowed
@@ -180,15 +180,20 @@ def load_composed(
     AdapterError
         If the settings describe no model, or a tensor is missing, unexpected, or of another shape.
     """
+    import torch
+
     from tokenreduce.composed import ComposedConfig, empty_model
     from tokenreduce.weights import COMPUTED, load_weights
 
     try:
-        model = empty_model(ComposedConfig(**settings), dtype)
+        with torch.device(device if device == "meta" else "cpu"):
+            model = empty_model(ComposedConfig(**settings), dtype)
     except Exception as error:  # a wrong configuration can end in any class of error
         raise AdapterError(
             f"{directory}: the configuration describes no model: {said(error)}"
         ) from error
+    if device == "meta":
+        return model
     load_weights(
         model,
         weights,

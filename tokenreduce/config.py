@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +60,9 @@ class CommonSettings(BaseModel):
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="seeds of the reducers' random choices, one pass for each"
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="at most so many questions, evenly spread; null: all"
     )
     positions: Literal["keep", "renumber", "mean"] = Field(
         "keep",
@@ -139,8 +142,8 @@ def parse_config(data: Mapping[str, Any], classes: Classes, source: str) -> Comp
     known = (*CommonSettings.model_fields, "benchmark", "reducers")
     common = {key: value for key, value in data.items() if key not in ("benchmark", "reducers")}
     settings = build(CommonSettings, common, (), found, known=known)
-    _check_model(data.get("model", EMBEDDED_MODEL), found)
-    benchmark = _benchmark(data.get("benchmark", EMBEDDED_BENCHMARK), classes, found)
+    check_model(data.get("model", EMBEDDED_MODEL), found)
+    benchmark = parse_benchmark(data.get("benchmark", EMBEDDED_BENCHMARK), classes, found)
     reducers = _rows(data.get("reducers"), classes, found)
     _without_sweeps(data, found).raise_if_any(source)
     assert settings is not None
@@ -163,6 +166,22 @@ def parse_reducer(name: str, values: Mapping[str, Any], classes: Classes) -> Bas
     return reducer
 
 
+def parse_stages(stages: Sequence[Mapping[str, Any]], classes: Classes) -> tuple[BaseModel, ...]:
+    """Return the reducers that were written out by :func:`written`, in the order they act.
+
+    Raises
+    ------
+    ConfigError
+        If a name or a setting is not known here.
+    """
+    report = Report()
+    made = [
+        _stage(dict(s), (n,), "reducer", classes.reducers, report) for n, s in enumerate(stages)
+    ]
+    report.raise_if_any("the reducers of a cell")
+    return tuple(stage for stage in made if stage is not None)
+
+
 def plugin_settings(data: Mapping[str, Any]) -> PluginSettings:
     """Return the plugin settings before all else is checked: classes come from loaded plugins.
 
@@ -175,18 +194,17 @@ def plugin_settings(data: Mapping[str, Any]) -> PluginSettings:
 
 
 def _without_sweeps(data: Any, found: Report) -> Report:
-    report = Report()
     swept = list(sweeps(data))
+    report = Report()
     for path in swept:
         report.add(path, "a sweep belongs to an ablation; compare takes one value here.")
-    for problem in found.problems:
-        # A sweep where a value should be is wrong in other ways too, which say nothing new.
-        if not any(problem.path[: len(path)] == path for path in swept):
-            report.add(problem.path, problem.message)
+    # A sweep where a value should be is wrong in other ways too, which say nothing new.
+    report.take(found, besides=swept)
     return report
 
 
-def _check_model(model: object, report: Report) -> None:
+def check_model(model: object, report: Report) -> None:
+    """Report a model that is neither the embedded one nor a folder."""
     if isinstance(model, str) and model != EMBEDDED_MODEL and not Path(model).is_dir():
         report.add(
             ("model",),
@@ -195,14 +213,28 @@ def _check_model(model: object, report: Report) -> None:
         )
 
 
-def _benchmark(value: Any, classes: Classes, report: Report) -> BaseModel | None:
-    values = {"use": value} if isinstance(value, str) else value
+def parse_benchmark(value: Any, classes: Classes, report: Report) -> BaseModel | None:
+    """Return the benchmark that ``NAME``, ``NAME:VALUE`` or a mapping of settings stands for.
+
+    None after reporting what is wrong with it.
+    """
+    values = benchmark_settings(value, classes)
     return _stage(
         values, ("benchmark",), "benchmark", classes.benchmarks, report, EMBEDDED_BENCHMARK
     )
 
 
-def _rows(data: Any, classes: Classes, report: Report) -> dict[str, tuple[BaseModel, ...]]:
+def benchmark_settings(value: Any, classes: Classes) -> Any:
+    """Return a benchmark as a mapping of settings, if it was written as text."""
+    if not isinstance(value, str):
+        return value
+    name, colon, rest = value.partition(":")
+    setting = getattr(classes.benchmarks.get(name), "shorthand", None)
+    return {"use": name, setting: rest} if colon and setting else {"use": value}
+
+
+def labelled_rows(data: Any, report: Report) -> dict[str, Any]:
+    """Return what stands under ``reducers``, label by label; reports labels that are no text."""
     if not isinstance(data, dict) or not data:
         report.add(
             ("reducers",),
@@ -210,32 +242,55 @@ def _rows(data: Any, classes: Classes, report: Report) -> dict[str, tuple[BaseMo
             "'vas: {ratio: 0.3}'.",
         )
         return {}
-    rows: dict[str, tuple[BaseModel, ...]] = {}
-    for label, value in data.items():
-        if isinstance(label, str):
-            rows[label] = tuple(_row(label, value, classes, report))
-        else:
+    for label in data:
+        if not isinstance(label, str):
             report.add(("reducers", str(label)), f"the label {shown(label)} is no text: quote it.")
-    if BASELINE not in classes.reducers or any(_is_baseline(row) for row in rows.values()):
+    return {label: value for label, value in data.items() if isinstance(label, str)}
+
+
+def _rows(data: Any, classes: Classes, report: Report) -> dict[str, tuple[BaseModel, ...]]:
+    given = labelled_rows(data, report).items()
+    rows = {label: parse_row(label, value, classes, report) for label, value in given}
+    if BASELINE not in classes.reducers or any(is_baseline(row) for row in rows.values()):
         return rows
     if rows.get(BASELINE):
-        report.add(("reducers", BASELINE), "this label is the baseline's: give the row another.")
+        report_taken_label(report)
     return {BASELINE: (classes.reducers[BASELINE](),), **rows}
 
 
-def _row(label: str, value: Any, classes: Classes, report: Report) -> list[BaseModel]:
-    path = ("reducers", label)
+def report_taken_label(report: Report) -> None:
+    """Report that a row that reduces has the baseline's label."""
+    report.add(("reducers", BASELINE), "this label is the baseline's: give the row another.")
+
+
+def parse_row(
+    label: str, value: Any, classes: Classes, report: Report, below: Place = ()
+) -> tuple[BaseModel, ...]:
+    """Return the reducers of a row, in the order they act; what is wrong is reported.
+
+    Parameters
+    ----------
+    label, value
+        What stands under ``reducers``.
+    classes
+        What names of reducers stand for.
+    report
+        Collects the problems.
+    below
+        Where in the row the value stands.
+    """
+    path = ("reducers", label, *below)
     if not isinstance(value, list):
         stages = [_stage(value, path, "reducer", classes.reducers, report, label)]
     elif not value:
         report.add(path, "an empty list composes nothing: name at least one reducer.")
-        return []
+        return ()
     else:
         stages = [
             _stage(entry, (*path, index), "reducer", classes.reducers, report)
             for index, entry in enumerate(value)
         ]
-    return [stage for stage in stages if stage is not None]
+    return tuple(stage for stage in stages if stage is not None)
 
 
 def _stage(
@@ -263,5 +318,6 @@ def _stage(
     return build(cls, settings, path, report)
 
 
-def _is_baseline(row: tuple[BaseModel, ...]) -> bool:
+def is_baseline(row: Sequence[BaseModel]) -> bool:
+    """Return whether a row's reducers are the unreduced baseline alone."""
     return len(row) == 1 and getattr(row[0], "name", None) == BASELINE

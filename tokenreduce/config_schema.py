@@ -13,15 +13,21 @@ from tokenreduce.config import Classes, CommonSettings
 _REF = "#/$defs/"
 
 
-def json_schema(classes: Classes) -> dict[str, Any]:
+def json_schema(
+    classes: Classes, settings: type[BaseModel] = CommonSettings, command: str = "compare"
+) -> dict[str, Any]:
     """Return the JSON schema of a configuration file.
 
     Parameters
     ----------
     classes
         Reducers and benchmarks of the loaded plugins; their fields become the settings.
+    settings
+        What there is besides benchmark and reducers.
+    command
+        What the file is for.
     """
-    models: list[type[BaseModel]] = [CommonSettings]
+    models: list[type[BaseModel]] = [settings]
     models += [*classes.reducers.values(), *classes.benchmarks.values()]
     references, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REF + "{model}"
@@ -34,7 +40,7 @@ def json_schema(classes: Classes) -> dict[str, Any]:
         ]
         return definition
 
-    top = take(CommonSettings)
+    top = take(settings)
     for name, cls in classes.reducers.items():
         definitions[f"reducer.{name}"] = _named(name, take(cls))
         definitions[f"label.{name}"] = _labelled(name, take(cls))
@@ -47,18 +53,22 @@ def json_schema(classes: Classes) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **top,
-        "title": "Configuration of `tokenreduce compare`",
+        "title": f"Configuration of `tokenreduce {command}`",
         "properties": {**top["properties"], **parts},
         "required": ["reducers"],
         "$defs": definitions,
     }
 
 
-def _benchmark(names: Iterable[str]) -> dict[str, Any]:
-    choices = list(names)
+def _benchmark(classes: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    short = [name for name, cls in classes.items() if getattr(cls, "shorthand", None)]
+    texts: list[dict[str, Any]] = [{"enum": list(classes)}]
+    if short:
+        texts.append({"type": "string", "pattern": f"^({'|'.join(short)}):."})
     return {
-        "description": "the questions: a name, or a name with settings",
-        "anyOf": [{"enum": choices}, *(_ref(f"benchmark.{name}") for name in choices)],
+        "description": "the questions: a name, a name and its first setting as in jsonl:FILE, or "
+        "a name with settings",
+        "anyOf": [*texts, *(_ref(f"benchmark.{name}") for name in classes)],
     }
 
 

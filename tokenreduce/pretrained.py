@@ -23,7 +23,7 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     dtype
         Name of a torch type.
     device
-        Where the model goes.
+        Where the model goes; ``meta``: no weight is read, and nothing can be computed.
 
     Raises
     ------
@@ -33,6 +33,8 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
     import torch
     import transformers
 
+    if device == "meta":
+        return _without_weights(getattr(transformers, model_class), directory)
     try:
         model, info = getattr(transformers, model_class).from_pretrained(
             directory,
@@ -48,6 +50,18 @@ def load_pretrained(model_class: str, directory: Path, *, dtype: str, device: st
             f"is '{missing[0]}'; a model with random parts would answer nonsense."
         )
     return model.to(device).eval()
+
+
+def _without_weights(model_class: Any, directory: Path) -> Any:
+    import torch
+
+    try:
+        config = model_class.config_class.from_pretrained(directory, local_files_only=True)
+        with torch.device("meta"):
+            return model_class(config).eval()
+    except Exception as error:  # a wrong configuration can end in any class of error
+        name = model_class.__name__
+        raise AdapterError(f"{directory}: it describes no {name}: {said(error)}") from error
 
 
 def said(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,6 +42,16 @@ class Report:
         problem = Problem(tuple(path), message)
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def take(self, other: Report, *, besides: Collection[Path] = ()) -> None:
+        """Add the problems of another report, but for those at or below the paths ``besides``."""
+        for problem in other.problems:
+            if not any(problem.path[: len(path)] == path for path in besides):
+                self.add(problem.path, problem.message)
+
+    def has(self, key: str) -> bool:
+        """Return whether a problem was found at or below a top-level key."""
+        return any(problem.path[:1] == (key,) for problem in self.problems)
 
     def raise_if_any(self, source: str) -> None:
         """Raise :class:`ConfigError` with a line for each problem, if there is one."""
@@ -97,16 +107,20 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def sweeps(node: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of every ``{sweep: [...]}`` below ``node``."""
-    if isinstance(node, dict):
-        if set(node) == {"sweep"} and isinstance(node["sweep"], list):
-            yield path
-            return
+    """Yield the path of every ``{sweep: ...}`` in ``node``, whose own path is ``path``."""
+    if is_sweep(node):
+        yield path
+    elif isinstance(node, dict):
         for key, value in node.items():
             yield from sweeps(value, (*path, key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from sweeps(value, (*path, index))
+
+
+def is_sweep(node: Any) -> bool:
+    """Return whether a value is swept: a mapping with the key ``sweep`` alone."""
+    return isinstance(node, dict) and set(node) == {"sweep"}
 
 
 def _by_place(error: ValidationError, values: Any) -> dict[Path, list[ErrorDetails]]:
@@ -136,8 +150,9 @@ def _model_at(cls: type[BaseModel], place: Path) -> type[BaseModel]:
     for part in place[:-1]:
         field_info = cls.model_fields.get(str(part))
         inner = field_info.annotation if field_info else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            cls = inner
+        for member in (inner, *get_args(inner)):  # of `Timing | None`, say
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                cls = member
     return cls
 
 

@@ -123,9 +123,10 @@ def test_all_errors_come_at_once_with_path_value_and_nearest_name() -> None:
         "plugins.blok: there is no such setting (['x']): did you mean 'block'? "
         "Known: block, strict.",
         "modle: there is no such setting ('embedded'): did you mean 'model'? Known: model, "
-        "model_options, frames, max_new_tokens, dtype, device, seeds, positions, plugins, "
+        "model_options, frames, max_new_tokens, dtype, device, seeds, limit, positions, plugins, "
         "benchmark, reducers.",
         "benchmark.split: 'ful' is not valid: did you mean 'full'? Known: default, full.",
+        "reducers.3: the label 3 is no text: quote it.",
         "reducers.drop.ratio: 1.5 is not valid: should be less than 1.",
         "reducers.drop.layer: 'x' is not valid: should be a valid integer; or should be a valid "
         "number.",
@@ -142,7 +143,6 @@ def test_all_errors_come_at_once_with_path_value_and_nearest_name() -> None:
         "reducers.both.2: 'drop' is no mapping of settings: write {use: NAME, ...}.",
         "reducers.none: an empty list composes nothing: name at least one reducer.",
         "reducers.text: 'drop' is no mapping of settings: write {use: NAME, ...}.",
-        "reducers.3: the label 3 is no text: quote it.",
     ]
 
 

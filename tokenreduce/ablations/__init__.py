@@ -1,0 +1,1 @@
+"""Ablations: grids of cells, their budgets, and what becomes of them."""
