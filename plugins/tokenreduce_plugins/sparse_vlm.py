@@ -57,7 +57,7 @@ class SparseVLM(Reducer):
     """
 
     name: ClassVar[str] = "sparse_vlm"
-    budget_fields: ClassVar[Mapping[str, tuple[float, float]]] = {"scale": (0.05, 1.9)}
+    budget_fields: ClassVar[Mapping[str, tuple[float, float]]] = {"scale": (0.05, 5.2)}
 
     layers: tuple[Layer, ...] = Field(
         (3 / 32, 7 / 32, 16 / 32),

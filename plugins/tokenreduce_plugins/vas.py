@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -53,7 +54,11 @@ class Vas(Reducer):
     """
 
     name: ClassVar[str] = "vas"
-    budget_fields: ClassVar[Mapping[str, tuple[float, float]]] = {"ratio": (0.0, 0.95)}
+    budget_fields: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "ratio": (0.0, 0.95),
+        # Few frames leave few steps to the ratio; how often it acts fills in between them.
+        "trigger_share": (0.0, 1.0),
+    }
 
     ratio: Ratio = Field(0.3, description="share of the current tokens to remove, in [0, 1)")
     interval: int = Field(
@@ -118,7 +123,7 @@ class Vas(Reducer):
         maps = torch.stack(layers).to("cpu", torch.float64)  # [3, n] this layer first
         names = ("frames", "positions") if self.axis == "auto" else (self.axis,)
         axes = [self._weigh(name, _groups(name, view), maps) for name in names]
-        able = [axis for axis in axes if axis.stay < len(axis.rank)]
+        able = [axis for axis in axes if self._stay(axis) < len(axis.size)]
         if not able:
             return None
         axis = max(able, key=lambda each: each.share)  # frames, the first, if equal
@@ -127,14 +132,14 @@ class Vas(Reducer):
         )
         if not triggered and view.layers_since_reduction < self.interval:
             return None
-        kept = torch.zeros(len(axis.rank), dtype=torch.bool)
-        kept[axis.rank[: axis.stay]] = True
+        kept = torch.zeros(len(axis.size), dtype=torch.bool)
+        kept[axis.rank[: self._stay(axis)]] = True
         keep, scores = (each[axis.group].to(view.index.device) for each in (kept, axis.score))
         note = f"{'triggered' if triggered else 'forced'}: {axis.name}"
         return Plan.where(keep, scores=scores, note=note)
 
     def _weigh(self, name: str, group: Tensor, maps: Tensor) -> _Axis:
-        """Rank the groups of one axis by their levels, and say how many would stay."""
+        """Find the levels of the groups of one axis, and how many of them shrink."""
         import torch
 
         size = torch.bincount(group)  # [groups] tokens
@@ -145,16 +150,18 @@ class Vas(Reducer):
         shrinking = int(((first > before) & (before > now)).sum())
         c0, c1, c2 = self.coefficients
         score = c0 * now + c1 * before + c2 * first
-        rank = score.argsort(descending=True, stable=True)  # [groups] the best first
+        return _Axis(name, Fraction(shrinking, len(size)), group, size, score)
+
+    def _stay(self, axis: _Axis) -> int:
+        """Return how many groups would stay."""
+        size = axis.size
         if bool((size == size[0]).all()):
-            stay = keep_count(len(size), self.ratio)
-        else:
-            quota = len(group) - keep_count(len(group), self.ratio)
-            stay = int((size[rank].flip(0).cumsum(0) > quota).sum())
-        return _Axis(name, Fraction(shrinking, len(size)), group, score, rank, stay)
+            return keep_count(len(size), self.ratio)
+        quota = len(axis.group) - keep_count(len(axis.group), self.ratio)
+        return int((size[axis.rank].flip(0).cumsum(0) > quota).sum())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Axis:
     """One axis weighed.
 
@@ -164,18 +171,20 @@ class _Axis:
         Its name, and the share of its groups that shrink.
     group
         ``[n]`` the group of each token.
-    score, rank
-        ``[groups]`` scores, and the groups in their order, the best first.
-    stay
-        How many groups would stay.
+    size, score
+        ``[groups]`` tokens and scores.
     """
 
     name: str
     share: Fraction
     group: Tensor
+    size: Tensor
     score: Tensor
-    rank: Tensor
-    stay: int
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """``[groups]`` the groups in their order, the best first."""
+        return self.score.argsort(descending=True, stable=True)
 
 
 def _groups(axis: str, view: View) -> Tensor:

@@ -125,10 +125,25 @@ def seen_by(reducer: Reducer, pattern: Pattern, around: Around = plainly) -> Red
     around
         Runs each ``plan``, and in it each ``scoring``.
     """
+    return asked_with(reducer, lambda view: SeenView(view, pattern, around), around)
+
+
+def asked_with(reducer: Reducer, see: Callable[[View], View], around: Around = plainly) -> Reducer:
+    """Return ``reducer`` with the same settings, asked with ``see(view)`` in place of each view.
+
+    Parameters
+    ----------
+    reducer
+        What is asked.
+    see
+        Makes what it sees of what the core made.
+    around
+        Runs each ``plan``.
+    """
     kind: Any = type(reducer)
 
     def plan(self: Any, view: View) -> Plan | None:
-        seen = SeenView(view, pattern, around)
+        seen = see(view)
         made: Plan | None = around("plan", lambda: kind.plan(self, seen))
         return made
 
