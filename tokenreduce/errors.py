@@ -39,5 +39,9 @@ class VideoError(TokenReduceError):
     """A video file cannot be opened, holds no video, or gives no frame."""
 
 
+class WorkerError(TokenReduceError):
+    """Workers of a run cannot be started or reached."""
+
+
 class ConformanceError(TokenReduceError, AssertionError):
     """A reducer, adapter or benchmark does not keep to what its interface promises."""
