@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenreduce.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tokenreduce.ablations.run import ablate
     from tokenreduce.adapter import ModelAdapter
     from tokenreduce.api import reduce
     from tokenreduce.benchmark import Benchmark
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tokenreduce.layout import Layout
     from tokenreduce.plan import Plan
     from tokenreduce.reducer import Reducer, ScoringReducer
+    from tokenreduce.results import Results
     from tokenreduce.trace import Trace
     from tokenreduce.video import load_video
     from tokenreduce.view import View
@@ -31,10 +33,12 @@ __all__ = [
     "ModelAdapter",
     "Plan",
     "Reducer",
+    "Results",
     "ScoringReducer",
     "TokenReduceError",
     "Trace",
     "View",
+    "ablate",
     "hookimpl",
     "load",
     "load_video",
@@ -47,10 +51,12 @@ _HOMES = {
     "ModelAdapter": "adapter",
     "Plan": "plan",
     "Reducer": "reducer",
+    "Results": "results",
     "ScoringReducer": "reducer",
     "TokenReduceError": "errors",
     "Trace": "trace",
     "View": "view",
+    "ablate": "ablations.run",
     "load": "inference",
     "load_video": "video",
     "reduce": "api",

@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from tokenreduce.cli_ablate import ablate_command
 from tokenreduce.cli_bench import bench_command
+from tokenreduce.cli_export import export_command
+from tokenreduce.cli_lmms import export_lmms_command
 from tokenreduce.cli_new_plugin import new_plugin_command
+from tokenreduce.cli_paper import paper_command
+from tokenreduce.cli_report import report_command
+from tokenreduce.cli_validate import validate_command
 from tokenreduce.console import (
     INTERRUPTED,
     WORK_FAILED,
@@ -294,6 +300,9 @@ def show_config(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema instead, for editors.")
     ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Print the JSON schema of a grid of `ablate`.")
+    ] = False,
 ) -> None:
     """Print the configuration that `compare` runs without a file, to copy and change.
 
@@ -301,17 +310,26 @@ def show_config(
     Examples:
       tokenreduce config > my.yaml
       tokenreduce config --schema > tokenreduce.schema.json
+      tokenreduce config --grid > grid.schema.json
     """  # noqa: D301
-    if not schema:
+    if not (schema or grid):
         typer.echo(_shipped().read_text(encoding="utf-8").rstrip())
         return
+    from tokenreduce.ablations.schema import grid_schema
     from tokenreduce.config_schema import json_schema
 
-    typer.echo(json.dumps(json_schema(class_names(ctx.obj.load())), indent=2))
+    classes = class_names(ctx.obj.load())
+    typer.echo(json.dumps(grid_schema(classes) if grid else json_schema(classes), indent=2))
 
 
+app.command("ablate")(ablate_command)
 app.command("bench")(bench_command)
+app.command("export")(export_command)
+app.command("export-lmms")(export_lmms_command)
 app.command("new-plugin")(new_plugin_command)
+app.command("paper")(paper_command)
+app.command("report")(report_command)
+app.command("validate")(validate_command)
 
 
 def _shipped() -> Traversable:

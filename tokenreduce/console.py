@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,7 @@ from tokenreduce.errors import CacheError, ReducerError, TokenReduceError
 if TYPE_CHECKING:
     from tokenreduce.benchmark import Progress
     from tokenreduce.config import Classes, PluginSettings
+    from tokenreduce.engines import Status
     from tokenreduce.plugins import PluginManager
 
 WORK_FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
@@ -74,8 +76,8 @@ def prepare_libraries(model: str) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show a bar on stderr, and give the function that moves it."""
+def progress_bar(first: str = "loading the model") -> Iterator[Progress]:
+    """Show a bar on stderr, and give the function that moves it; ``first`` is what comes first."""
     from rich import progress
     from rich.console import Console
 
@@ -86,9 +88,42 @@ def progress_bar() -> Iterator[Progress]:
         progress.TimeElapsedColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("loading the model", total=None)
+        task = bar.add_task(first, total=None)
 
         def tell(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
+
+        yield tell
+
+
+@contextmanager
+def grid_progress() -> Iterator[Callable[[str, Status], None]]:
+    """Show bars on stderr, one for each kind of work of a grid, and give what moves them."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[failed]} failed"),
+        progress.TextColumn("{task.fields[rate]:.1f}/s"),
+        progress.TimeRemainingColumn(compact=True),
+    )
+    begun: dict[str, tuple[progress.TaskID, float]] = {}
+    # Estimates over a few minutes: questions about one video come in bursts.
+    with progress.Progress(
+        *columns, console=Console(stderr=True), speed_estimate_period=300
+    ) as bar:
+
+        def tell(what: str, status: Status) -> None:
+            if what not in begun:
+                task = bar.add_task(what, total=status.total, failed=0, rate=0.0)
+                begun[what] = task, monotonic()
+            task, start = begun[what]
+            rate = status.done / max(monotonic() - start, 1e-3)
+            bar.update(
+                task, completed=status.done, total=status.total, failed=status.failed, rate=rate
+            )
 
         yield tell

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenreduce.config import EMBEDDED_MODEL
-from tokenreduce.errors import AdapterError, ConfigError, TokenReduceError
+from tokenreduce.errors import AdapterError, ConfigError, TokenReduceError, UnsupportedError
 from tokenreduce.names import suggestion
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tokenreduce.reducer import Reducer
     from tokenreduce.session import Session
     from tokenreduce.trace import Trace
+    from tokenreduce.trace_builder import Finished, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,34 @@ class Loaded:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
-    """What the model said, and the trace of its prefill."""
+    """What the model said.
+
+    Attributes
+    ----------
+    text
+        Its words.
+    finished
+        What its prefill left.
+    """
 
     text: str
-    trace: Trace
+    finished: Finished
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What became of each token in the prefill."""
+        from tokenreduce.trace_builder import build_trace
+
+        return build_trace(self.finished)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """The sums of the trace, which are quicker to be had."""
+        from tokenreduce.trace_builder import sum_up
+
+        return sum_up(self.finished)
 
 
 def pick_device(name: str) -> str:
@@ -191,6 +215,25 @@ def load_model(
     UnsupportedError
         If none can: reduction would not be exact on this family.
     """
+    directory, adapter = find_checkpoint(name, adapters)
+    where = pick_device(device)
+    _check_options(adapter, options or {})
+    with _told_by(directory, adapter.name):
+        checkpoint = adapter.load(directory, dtype=dtype, device=where, **(options or {}))
+    known = name if name == EMBEDDED_MODEL else checkpoint.name
+    return Loaded(known, adapter, checkpoint, where, positions)
+
+
+def find_checkpoint(
+    name: str, adapters: Mapping[str, type[ModelAdapter]]
+) -> tuple[Path, ModelAdapter]:
+    """Return the directory of a model and the adapter that claims it; no weight is read.
+
+    Raises
+    ------
+    ConfigError, AdapterError, UnsupportedError
+        As :func:`load_model`.
+    """
     directory = _directory(name)
     file = directory / "config.json"
     try:
@@ -214,12 +257,7 @@ def load_model(
             f"no adapter claims the model_type '{model_type}' of '{name}': "
             f"{suggestion(model_type, types)}"
         )
-    adapter, where = claiming[0](), pick_device(device)
-    _check_options(adapter, options or {})
-    with _told_by(directory, adapter.name):
-        checkpoint = adapter.load(directory, dtype=dtype, device=where, **(options or {}))
-    known = name if name == EMBEDDED_MODEL else checkpoint.name
-    return Loaded(known, adapter, checkpoint, where, positions)
+    return directory, claiming[0]()
 
 
 @contextmanager
@@ -320,17 +358,19 @@ def answer(
     max_new_tokens
         Longest answer.
     """
-    with loaded.session(reducers, seed).attached() as run:
-        tokens = _generate(loaded, inputs, max_new_tokens)
-        return Answer(loaded.decode(tokens, inputs), run.trace)
+    (said,) = answer_each(loaded, inputs, [(reducers, seed)], max_new_tokens=max_new_tokens)
+    if isinstance(said, Exception):
+        raise said
+    return said
 
 
 def answer_each(
     loaded: Loaded,
     inputs: Mapping[str, Any],
-    variants: Sequence[Variant],
+    variants: Sequence[tuple[Sequence[Reducer], int]],
     *,
     max_new_tokens: int = 16,
+    then: str | None = None,
 ) -> list[Answer | Exception]:
     """Let the model answer greedily under several lists of reducers, as :func:`answer` does each.
 
@@ -347,21 +387,24 @@ def answer_each(
         Reducers composed in order, and the seed of their random choices; at least one.
     max_new_tokens
         Longest answer.
+    then
+        Another question, asked as a second turn of the same conversation, on the cache that the
+        first one left. Its answer is the one that counts; what is left of the visual tokens is
+        still what the first prefill left.
 
     Returns
     -------
     list
         For each variant its answer, or what it failed with; one's failure is not the others'.
     """
+    from tokenreduce.course import Variant
     from tokenreduce.sharing import run_each
 
     (reducers, seed), *others = variants
-    session = loaded.session(reducers, seed, others=others)
-    outcomes = run_each(session, lambda: _generate(loaded, inputs, max_new_tokens))
+    session = loaded.session(reducers, seed, others=[Variant(*other) for other in others])
+    outcomes = run_each(session, lambda: _said(loaded, inputs, max_new_tokens, then))
     return [
-        outcome
-        if isinstance(outcome, Exception)
-        else Answer(loaded.decode(outcome.result, inputs), outcome.trace)
+        outcome if isinstance(outcome, Exception) else Answer(outcome.result, outcome.finished)
         for outcome in outcomes
     ]
 
@@ -378,12 +421,52 @@ def first_token(
     return call
 
 
-def _generate(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int) -> Tensor:
+def _said(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, then: str | None) -> str:
+    """Let the model answer, and if there is another question answer that one."""
+    if then is None:
+        return loaded.decode(_generate(loaded, inputs, max_new_tokens), inputs)
+    if "input_ids" not in inputs:
+        raise UnsupportedError(
+            f"the adapter '{loaded.adapter.name}' gives embeddings instead of token ids: a second "
+            "question cannot be asked in the same conversation."
+        )
+    following = loaded.checkpoint.processor.next_turn(then)
+    first = _generate(loaded, inputs, max_new_tokens, return_dict_in_generate=True)
+    second = second_prompt(loaded.model, first.sequences, following)
+    tokens = _generate(loaded, second, max_new_tokens, past_key_values=first.past_key_values)
+    return loaded.decode(tokens, second)
+
+
+def second_prompt(model: Any, sequence: Tensor, following: Sequence[int]) -> dict[str, Tensor]:
+    """Return the prompt of a second turn.
+
+    Parameters
+    ----------
+    model
+        Its ``generation_config`` says which ids end an answer.
+    sequence
+        ``[1, tokens]`` of the first turn, prompt and answer.
+    following
+        See :meth:`tokenreduce.adapter.Processor.next_turn`.
+    """
+    import torch
+
+    ends = model.generation_config.eos_token_id
+    known = ends if isinstance(ends, list) else [ends]
+    # What ended the answer is not in the cache, and the template writes its own.
+    answered = sequence[:, :-1] if int(sequence[0, -1]) in known else sequence
+    tail = torch.tensor([list(following)], dtype=sequence.dtype, device=sequence.device)
+    ids = torch.cat([answered, tail], dim=1)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _generate(
+    loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, **options: Any
+) -> Any:
     model: Any = loaded.checkpoint.model
-    tokens: Tensor = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+    return model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options
     )
-    return tokens
 
 
 def _directory(name: str) -> Path:

@@ -1,31 +1,33 @@
-"""Runs reducers over the questions of a benchmark, or over one clip, and keeps what came out."""
+"""Runs reducers over a benchmark, or over one clip."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tokenreduce.asking import TIMED_REPEATS, Clip, Question
-from tokenreduce.cells import Reducers, describe, with_baseline
-from tokenreduce.errors import ConfigError, TokenReduceError
-from tokenreduce.inference import EncodedVideo, Loaded, answer, first_token, load_model
+from tokenreduce.ablations.grid import Grid
+from tokenreduce.ablations.options import Timing
+from tokenreduce.ablations.run import RunInterrupted, run_grid
+from tokenreduce.cells import Cell, Setup
+from tokenreduce.config import written
+from tokenreduce.engines import Status
+from tokenreduce.inference import EncodedVideo, Loaded, answer, first_token
+from tokenreduce.labels import Reducers, summary, with_baseline
 from tokenreduce.measure import time_to_first_token
-from tokenreduce.report import Report, build_report
-from tokenreduce.store import Store
+from tokenreduce.report import Report
+from tokenreduce.worker import ModelWorker
 
 if TYPE_CHECKING:
-    from tokenreduce.benchmark import Benchmark, Progress, Sample
+    from tokenreduce.benchmark import Progress
     from tokenreduce.config import CompareConfig
     from tokenreduce.plugins import PluginManager
     from tokenreduce.reducer import Reducer
     from tokenreduce.video import Video
 
 TIMED_SAMPLES = 8
+TIMED_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def compare(
     *,
     out: Path | None = None,
 ) -> Report:
-    """Run a whole comparison.
+    """Run a whole comparison: a grid of one table, in this process.
 
     Failed samples are part of the result; a keyboard interrupt ends the run early and keeps what
     is done (``report.interrupted``).
@@ -88,7 +90,7 @@ def compare(
     progress
         Told about every question.
     out
-        SQLite file for the results, which must not exist; by default they are not kept.
+        Folder for the results; given again, it is resumed. By default they are not kept.
 
     Raises
     ------
@@ -97,110 +99,53 @@ def compare(
     AdapterError
         If the model cannot be loaded.
     """
+
+    def tell(what: str, status: Status) -> None:
+        if progress is not None:
+            progress(status.done, status.total, what)
+
+    try:
+        results = run_grid(
+            _as_grid(config),
+            config.to_dict(),
+            plugins,
+            out,
+            make_worker=lambda: ModelWorker(plugins.registry),
+            workers=0,
+            progress=tell,
+        )
+    except RunInterrupted as stopped:
+        return replace(stopped.results.table(), interrupted=True)
+    report = results.table()
+    return replace(report, errors=(*report.errors, *results.notes))
+
+
+def _as_grid(config: CompareConfig) -> Grid:
     settings = config.settings
-    benchmark = cast("Benchmark", config.benchmark)
-    samples = _questions(benchmark, progress)  # before the weights: its files may be missing
-    loaded = load_model(
+    setup = Setup(
         settings.model,
-        plugins.registry.adapters,
-        dtype=settings.dtype,
-        device=settings.device,
-        positions=settings.positions,
-        options=settings.model_options,
+        written(config.benchmark),
+        settings.model_options,
+        settings.dtype,
+        settings.device,
+        settings.positions,
+        settings.max_new_tokens,
+        settings.frames,
     )
-    rows = with_baseline(cast("Reducers", config.reducers))
-    for reducers in rows.values():
-        loaded.session(reducers)  # a layer that does not exist is an error of the request
-    plugins.notify("run_started", config=config.to_dict(), labels=list(rows))
-    cells = [describe(label, reducers) for label, reducers in rows.items()]
-    with (
-        _results_file(out) as path,
-        Store.begin(
-            path,
-            model=loaded.name,
-            benchmark=benchmark.name,
-            config=config.to_dict(),
-            cells=cells,
-        ) as store,
-    ):
-        interrupted = False
-        try:
-            run_cells(
-                loaded,
-                rows,
-                benchmark,
-                samples,
-                store,
-                seeds=settings.seeds,
-                frames=settings.frames,
-                max_new_tokens=settings.max_new_tokens,
-                progress=progress,
-            )
-        except KeyboardInterrupt:
-            interrupted = True
-        report = build_report(store, interrupted=interrupted)
-    if not interrupted:
-        for row in report.rows:
-            plugins.notify("cell_finished", row=asdict(row))
-        plugins.notify("run_finished", document=report.document())
-    return report
-
-
-def run_cells(
-    loaded: Loaded,
-    rows: Reducers,
-    benchmark: Benchmark,
-    samples: Sequence[Sample],
-    store: Store,
-    *,
-    seeds: Sequence[int] = (0,),
-    frames: int | None = None,
-    max_new_tokens: int = 16,
-    progress: Progress | None = None,
-) -> None:
-    """Ask every question under every row's reducers, and add what came out to the store.
-
-    Questions are the outer loop: a video is decoded and encoded once for all rows, and an
-    interrupted run has the same questions in each of them.
-
-    Parameters
-    ----------
-    loaded
-        The model.
-    rows
-        Reducers by label; the first row is the one the others are timed against.
-    benchmark
-        Says when an answer is right.
-    samples
-        Its questions; those about one video should follow one another.
-    store
-        Takes one record per question, row and seed.
-    seeds
-        Of the reducers' random choices; one pass for each.
-    frames
-        Frames to sample, whatever the benchmark says.
-    max_new_tokens
-        Longest answer.
-    progress
-        Told after every question.
-    """
-    done = 0
-    unwatched = set(rows)  # rows whose memory was not measured yet
-    timed = {sample.id for sample in spread(samples, TIMED_SAMPLES)}
-    by_video = groupby(samples, key=lambda sample: (sample.video, sample.frames))
-    for (path, wanted), questions in by_video:
-        video = Clip(loaded, path, frames or wanted or loaded.checkpoint.processor.frames)
-        for sample in questions:
-            for seed in seeds:
-                asked = Question(loaded, rows, sample, seed, video)
-                records = asked.records(benchmark, max_new_tokens)
-                if sample.id in timed and seed == seeds[0]:
-                    records = asked.timed(records, unwatched)
-                    unwatched -= {r.label for r in records if r.peak_memory_bytes is not None}
-                store.add(records)
-            done += 1
-            if progress is not None:
-                progress(done, len(samples), f"{sample.category} ({len(rows)} rows)")
+    cells = [
+        Cell(
+            setup,
+            label,
+            label,
+            tuple(map(written, reducers)),
+            seed,
+            summary=summary(label, reducers),
+        )
+        for label, reducers in with_baseline(cast("Reducers", config.reducers)).items()
+        for seed in dict.fromkeys(settings.seeds)
+    ]
+    timing = Timing(samples=TIMED_SAMPLES, repeats=TIMED_REPEATS)
+    return Grid(tuple(cells), timing, limit=settings.limit)
 
 
 def answer_clip(
@@ -249,30 +194,3 @@ def answer_clip(
         ttft_full_ms=times["full"].median * 1000,
         video=video,
     )
-
-
-def _questions(benchmark: Benchmark, progress: Progress | None) -> list[Sample]:
-    try:
-        return benchmark.samples(progress)
-    except TokenReduceError:
-        raise
-    except Exception as error:  # of a benchmark that anybody may have written
-        raise ConfigError(
-            f"benchmark '{benchmark.name}' cannot list its questions: {type(error).__name__}: "
-            f"{error}; look at its files and settings."
-        ) from error
-
-
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Return ``count`` samples (all, if there are fewer) evenly spread, the first one included."""
-    count = min(count, len(samples))
-    return [samples[len(samples) * i // count] for i in range(count)]
-
-
-@contextmanager
-def _results_file(out: Path | None) -> Iterator[Path]:
-    if out is not None:
-        yield out
-        return
-    with tempfile.TemporaryDirectory(prefix="tokenreduce-") as folder:
-        yield Path(folder) / "results.sqlite"

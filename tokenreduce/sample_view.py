@@ -73,7 +73,9 @@ class SampleView(View):
                 raise ReducerError(f"reducer '{self._name}' asks for the layer after the last one.")
             weight = self._prefill.peeked(self.layer + 1, self._sample, self._hidden, asked)
             return over_heads(weight, heads)[..., self._rows]
-        return self._history(asked, back, heads)
+        self._check_declared(asked, back)
+        key = (self.layer, self._sample, asked, back, heads)
+        return self._prefill.received_now(key, lambda: self._history(asked, back, heads)).clone()
 
     def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Return row indices that there are."""
@@ -86,7 +88,7 @@ class SampleView(View):
             )
         return chosen
 
-    def _history(self, rows: Rows | tuple[int, ...], back: int, heads: Heads) -> Tensor:
+    def _check_declared(self, rows: Rows | tuple[int, ...], back: int) -> None:
         needs = self._needs
         declared = rows if isinstance(rows, str) else "text"
         covered = declared in needs.attention or (declared == "last" and "text" in needs.attention)
@@ -98,6 +100,9 @@ class SampleView(View):
                 f"reducer '{self._name}' asks after layer {self.layer} for the attention of layer "
                 f"{source}, which does not exist: look at view.layer first."
             )
+
+    def _history(self, rows: Rows | tuple[int, ...], back: int, heads: Heads) -> Tensor:
+        source = self.layer - back
         weight = self._prefill.received(source, self._sample, rows, heads)
         then = self._prefill.seen[source]
         if then is self._prefill.tokens:

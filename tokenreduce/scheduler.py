@@ -9,7 +9,7 @@ skip the layers that have run (:mod:`tokenreduce.branch`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -92,6 +92,7 @@ class Prefill:
     _text_columns: list[Tensor] = field(default_factory=list)
     _rows_left: list[Tensor] = field(default_factory=list)
     _received: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    _now: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     def before_layer(self, layer: int, hidden: Tensor) -> Tensor:
         """Ask the reducers of the layer before ``layer``, then say what to capture of ``layer``.
@@ -179,13 +180,14 @@ class Prefill:
             _rope_left={},
             _rows_left=[],
             _received=dict(self._received),
+            _now={},
         )
         return Fork(layer, prefill, hidden, dict(self.probe.captures))
 
     def _go_on_with(self, tokens: Tokens) -> None:
         if tokens is not self.tokens:
             self.tokens = tokens
-            self._rope_left, self._rows_left = {}, []
+            self._rope_left, self._rows_left, self._now = {}, [], {}
 
     def _ask_course(self, course: Course, layer: int, states: States) -> Path:
         """Ask the reducers of one list that act after ``layer``, one after the other.
@@ -355,6 +357,12 @@ class Prefill:
         return _weights(
             query, capture.key[sample], index, asked, capture.scaling, earlier, sight, seen
         )
+
+    def received_now(self, key: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
+        """Return attention of the tokens that are left, computed once for all who ask."""
+        if key not in self._now:
+            self._now[key] = compute()
+        return self._now[key]
 
     def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
         """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""

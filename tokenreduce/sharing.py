@@ -8,16 +8,21 @@ from typing import Generic, NamedTuple, TypeVar
 from tokenreduce.errors import UnsupportedError
 from tokenreduce.session import Session
 from tokenreduce.trace import Trace
-from tokenreduce.trace_builder import build_trace
+from tokenreduce.trace_builder import Finished, build_trace
 
 Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple, Generic[Result]):
-    """What one list of reducers led to: what the call returned, and the trace of its prefill."""
+    """What one list of reducers led to: what the call returned, and what its prefill left."""
 
     result: Result
-    trace: Trace
+    finished: Finished
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the prefill, built when it is asked for."""
+        return build_trace(self.finished)
 
 
 def run_each(session: Session, call: Callable[[], Result]) -> list[Outcome[Result] | Exception]:
@@ -49,7 +54,7 @@ def run_each(session: Session, call: Callable[[], Result]) -> list[Outcome[Resul
             except Exception as error:
                 failure = error
             else:
-                found |= {f.variant: Outcome(result, build_trace(f)) for f in session.finished}
+                found |= {f.variant: Outcome(result, f) for f in session.finished}
             session.finished.clear()
             found |= session.errors
             parted = {number for branch in session.branches for number in branch.variants}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
 from tokenreduce.cache import Held
 from tokenreduce.cost import Cost, DecoderShape, kv_bytes, prefill_cost
 from tokenreduce.course import Record
-from tokenreduce.layout import Layout
+from tokenreduce.layout import Layout, Role
 from tokenreduce.trace import Cell, Event, Segment, Trace
 
 
@@ -64,11 +64,23 @@ class Finished:
         return _ints(rows.masked_fill(rows < 0, -1 - self.past) + self.past)
 
 
-def build_trace(finished: Finished) -> Trace:
-    """Return the trace of one prefill."""
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of a prefill; fields as in :class:`tokenreduce.trace.Trace`."""
+
+    visual_tokens: tuple[int, ...]
+    tokens_per_layer: tuple[tuple[int, ...], ...]
+    flops: int
+    flops_full: int
+    attention_flops: int
+    attention_flops_full: int
+    kv_bytes: int
+    kv_bytes_full: int
+
+
+def sum_up(finished: Finished) -> Totals:
+    """Return the sums of one prefill, without what became of each token."""
     layout = finished.layout
-    cells = [_cells(layout, sample) for sample in range(layout.batch)]
-    segments = _segments(finished)
     new, old = _token_counts(finished)
     full_new = [int(n) for n in (finished.full[:, finished.past :] >= 0).sum(1)]
     full_old = [int(n) for n in (finished.full[:, : finished.past] >= 0).sum(1)]
@@ -82,22 +94,31 @@ def build_trace(finished: Finished) -> Trace:
         costs_full.append(prefill_cost(shape, all_layers, [full_old[sample]] * layers))
         cache += kv_bytes(shape, per_layer, finished.element_bytes)
         cache_full += kv_bytes(shape, all_layers, finished.element_bytes)
-    return Trace(
-        num_layers=layers,
-        visual_tokens=tuple(len(sample) for sample in cells),
+    return Totals(
+        visual_tokens=tuple(int(n) for n in (layout.role == int(Role.GRID)).sum(1)),
         tokens_per_layer=tuple(
             tuple(counts[sample] for counts in finished.grid_counts)
             for sample in range(layout.batch)
         ),
-        events=tuple(_event(finished, record, cells[record.sample]) for record in finished.records),
-        segments=segments,
         flops=sum(cost.total for cost in costs),
         flops_full=sum(cost.total for cost in costs_full),
         attention_flops=sum(cost.attention_flops for cost in costs),
         attention_flops_full=sum(cost.attention_flops for cost in costs_full),
         kv_bytes=cache,
         kv_bytes_full=cache_full,
+    )
+
+
+def build_trace(finished: Finished) -> Trace:
+    """Return the trace of one prefill."""
+    layout = finished.layout
+    cells = [_cells(layout, sample) for sample in range(layout.batch)]
+    return Trace(
+        num_layers=finished.shape.layers,
+        events=tuple(_event(finished, record, cells[record.sample]) for record in finished.records),
+        segments=_segments(finished),
         layout_note=layout.note,
+        **asdict(sum_up(finished)),
     )
 
 

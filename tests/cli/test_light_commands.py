@@ -28,9 +28,13 @@ LIGHT = [
     ("plugins",),
     ("config",),
     ("config", "--schema"),
+    ("config", "--grid"),
+    ("ablate", "--help"),
     ("compare", "--help"),
     ("run", "--help"),
     ("bench", "--help"),
+    ("export", "--help"),
+    ("report", "--help"),
 ]
 
 WATCH = """

@@ -51,7 +51,7 @@ def test_compare_prints_a_table_and_ends_with_the_document(
     code: int,
 ) -> None:
     rows = (row("keep_all"), row("vas", failed))
-    report = Report("embedded", "embedded", rows, ("", "ratio=0.3"), (), interrupted)
+    report = Report("embedded", "embedded", rows, (), interrupted)
     seen: list[object] = []
 
     def compare(config: object, plugins: object, progress: object, *, out: object) -> Report:

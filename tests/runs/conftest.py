@@ -11,10 +11,15 @@ import av
 import numpy as np
 import pytest
 
+from tokenreduce import Reducer
 from tokenreduce.benchmark import Benchmark, Progress, Sample
 from tokenreduce.inference import Loaded, load_model
 from tokenreduce.testing.tiny import IMAGE, PAD, VIDEO, tiny_onevision
 from tokenreduce_model_adapters.llava_onevision import LlavaOnevision
+from tokenreduce_plugins.fastv import FastV
+from tokenreduce_plugins.keep_all import KeepAll
+from tokenreduce_plugins.random import Random
+from tokenreduce_plugins.vcc import Vcc
 
 WORDS = ["which", "color", "is", "the", "ring", "cross", "first", "user", "assistant"]
 TEMPLATE = (
@@ -101,12 +106,20 @@ def questions(tmp_path: Path) -> Questions:
 
 
 class Observed:
-    """Stands in for the plugin manager: one adapter, and a list of what observers were told."""
+    """Stands in for the plugin manager: some classes, and a list of what observers were told."""
 
     def __init__(self) -> None:
         self.registry = self
         self.adapters = {"llava_onevision": LlavaOnevision}
+        self.reducers = {cls.name: cls for cls in (KeepAll, Random, FastV, Vcc)}
+        self.benchmarks = {"questions": Questions}
         self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def reducer(self, name: str) -> type[Reducer]:
+        return self.reducers[name]
+
+    def benchmark(self, name: str) -> type[Benchmark]:
+        return self.benchmarks[name]
 
     def notify(self, event: str, **arguments: Any) -> None:
         self.events.append((event, arguments))

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any, ClassVar
 
 import av
 import pytest
 import torch
+from transformers import SiglipVisionModel
 
 from tests.runs.conftest import Observed, Questions, write_clip
-from tokenreduce import Plan, Reducer, View
-from tokenreduce.asking import reason
+from tokenreduce import Plan, Reducer, View, clips
+from tokenreduce.ablations.questions import list_questions, spread
 from tokenreduce.benchmark import Sample
-from tokenreduce.cells import describe, with_baseline
 from tokenreduce.config import CommonSettings, CompareConfig
 from tokenreduce.errors import AdapterError, ConfigError, VideoError
 from tokenreduce.inference import EncodedVideo, Loaded, answer, load_model
-from tokenreduce.runner import _questions, answer_clip, compare, run_cells, spread
+from tokenreduce.labels import joined, settings, summary, with_baseline
+from tokenreduce.records import SampleRecord
+from tokenreduce.runner import answer_clip, compare
 from tokenreduce.store import Store
 from tokenreduce.testing.tiny import PER_FRAME, VIDEO
 from tokenreduce.video import load_video
+from tokenreduce.worker import reason
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.keep_all import KeepAll
 from tokenreduce_plugins.random import Random
@@ -30,6 +32,21 @@ from tokenreduce_plugins.vcc import Vcc
 
 LAYERS, FRAMES = 6, 4
 HALF = Random(layers=(2,), ratios=(0.5,))
+
+
+class Patient(Reducer):
+    """The same settings as the faulty one, and no fault."""
+
+    name: ClassVar[str] = "faulty"
+
+    error: str = ""
+    after: int = 0
+
+    def acts_after(self, num_layers: int) -> tuple[int, ...]:
+        return (0,)
+
+    def plan(self, view: View) -> Plan | None:
+        return None
 
 
 class Faulty(Reducer):
@@ -52,8 +69,14 @@ class Faulty(Reducer):
 
 
 @pytest.fixture(autouse=True)
-def no_calls() -> None:
+def faulty(observed: Observed) -> None:
     Faulty.calls.clear()
+    observed.reducers["faulty"] = Faulty
+
+
+def records(folder: Path, label: str) -> list[SampleRecord]:
+    with Store.read(folder) as store:
+        return [r for key, cell in store.cells() if cell.label == label for r in store.records(key)]
 
 
 def config(
@@ -95,16 +118,15 @@ def bare_answers(loaded: Loaded, questions: Questions) -> list[str]:
 def test_the_baseline_is_the_bare_model(
     checkpoint: Path, loaded: Loaded, questions: Questions, observed: Observed, tmp_path: Path
 ) -> None:
-    out = tmp_path / "results.sqlite"
     expected = bare_answers(loaded, questions)
     assert len(set(expected)) > 1
     asked = questions.model_copy(update={"answer": expected[0]})
-    report = compare(config(checkpoint, asked, {"half": (HALF,)}), observed, out=out)
-    with Store(out) as store:
-        records = store.records("keep_all")
-        assert [cell.label for cell in store.cells()] == ["keep_all", "half"]
-    assert [record.prediction for record in records] == expected
-    assert [record.correct for record in records] == [said == expected[0] for said in expected]
+    report = compare(config(checkpoint, asked, {"half": (HALF,)}), observed, out=tmp_path)
+    found = {record.sample: record for record in records(tmp_path, "keep_all")}
+    for sample, said in zip(questions.samples(), expected, strict=True):
+        assert found[sample.id].prediction == said
+        assert found[sample.id].correct == (said == expected[0])
+    assert [row.label for row in report.rows] == ["keep_all", "half"]
     assert report.rows[0].accuracy == pytest.approx(expected.count(expected[0]) / 6)
 
 
@@ -122,62 +144,55 @@ def test_counts_by_hand(checkpoint: Path, questions: Questions, observed: Observ
     assert not report.interrupted
 
 
-def test_tokens_per_layer_are_kept(loaded: Loaded, questions: Questions, tmp_path: Path) -> None:
-    rows = {"keep_all": (KeepAll(),), "half": (HALF,)}
-    cells = [describe(label, row) for label, row in rows.items()]
-    path = tmp_path / "r.sqlite"
-    with Store.begin(path, model="m", benchmark="b", config={}, cells=cells) as store:
-        run_cells(loaded, rows, questions, questions.samples(), store, max_new_tokens=1)
-        assert {r.tokens_per_layer for r in store.records("keep_all")} == {(16,) * 6}
-        assert {r.tokens_per_layer for r in store.records("half")} == {(16,) * 3 + (8,) * 3}
+def test_tokens_per_layer_are_kept(
+    checkpoint: Path, questions: Questions, observed: Observed, tmp_path: Path
+) -> None:
+    compare(config(checkpoint, questions, {"half": (HALF,)}), observed, out=tmp_path)
+    assert {r.tokens_per_layer for r in records(tmp_path, "keep_all")} == {(16,) * 6}
+    assert {r.tokens_per_layer for r in records(tmp_path, "half")} == {(16,) * 3 + (8,) * 3}
 
 
 def test_each_video_is_decoded_and_encoded_once(
-    loaded: Loaded, questions: Questions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    questions: Questions,
+    observed: Observed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tokenreduce import asking
-
     decoded: list[Path] = []
     encoded: list[int] = []
-    original = asking.load_video
+    original, tower = clips.load_video, SiglipVisionModel.forward
 
-    def load(path: Path, frames: int, sampling: str) -> Any:
+    def load(path: Path, *args: Any, **kwargs: Any) -> Any:
         decoded.append(path)
-        return original(path, frames, sampling)
+        return original(path, *args, **kwargs)
 
-    monkeypatch.setattr(asking, "load_video", load)
-    tower: Any = loaded.checkpoint.model.model.vision_tower
-    hook = tower.register_forward_hook(lambda *_: encoded.append(1))
-    rows = {"keep_all": (), "half": (HALF,), "vcc": (Vcc(layer=0),)}
-    cells = [describe(label, row) for label, row in rows.items()]
-    path = tmp_path / "r.sqlite"
-    try:
-        with Store.begin(path, model="m", benchmark="b", config={}, cells=cells) as store:
-            run_cells(
-                loaded, rows, questions, questions.samples(), store, seeds=(0, 1), max_new_tokens=2
-            )
-            assert [len(store.records(label)) for label in rows] == [12, 12, 12]
-    finally:
-        hook.remove()
-    assert decoded == list(questions.files)
-    assert len(encoded) == 2
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        encoded.append(1)
+        return tower(*args, **kwargs)
+
+    monkeypatch.setattr(clips, "load_video", load)
+    monkeypatch.setattr(SiglipVisionModel, "forward", encode)
+    monkeypatch.setattr("tokenreduce.runner.TIMED_SAMPLES", 1)
+    rows = {"half": (HALF,), "vcc": (Vcc(layer=0),)}
+    compare(config(checkpoint, questions, rows, seeds=(0, 1)), observed, out=tmp_path)
+    assert [len(records(tmp_path, label)) for label in ("keep_all", *rows)] == [12, 12, 12]
+    # The last one is the timing pass, over one question.
+    assert decoded == [*questions.files, questions.files[0]]
+    assert len(encoded) == 3
 
 
-def test_progress(loaded: Loaded, questions: Questions, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    cells = [describe("keep_all", ())]
-    path = tmp_path / "r.sqlite"
-    with Store.begin(path, model="m", benchmark="b", config={}, cells=cells) as store:
-        run_cells(
-            loaded,
-            {"keep_all": ()},
-            questions,
-            questions.samples(),
-            store,
-            max_new_tokens=1,
-            progress=lambda done, total, what: told.append((done, total)),
-        )
-    assert told == [(n, 6) for n in range(1, 7)]
+def test_progress(checkpoint: Path, questions: Questions, observed: Observed) -> None:
+    told: list[tuple[int, int, str]] = []
+    compare(
+        config(checkpoint, questions, {"half": (HALF,)}),
+        observed,
+        lambda done, total, what: told.append((done, total, what)),
+    )
+    answers = [(done, total) for done, total, what in told if what == "answers"]
+    assert sorted(set(answers)) == [(n, 12) for n in range(13)]
+    assert answers == sorted(answers)
+    assert (12, 12, "timing") in told
 
 
 def test_a_broken_video_fails_its_own_questions_only(
@@ -210,29 +225,31 @@ def test_a_failing_reducer_fails_its_own_row_only(
     assert report.errors[0].endswith("RuntimeError: out of luck")
 
 
-def test_failing_while_it_is_timed_is_a_failure_too(
+def test_what_fails_while_it_is_timed_is_not_timed(
     checkpoint: Path, questions: Questions, observed: Observed
 ) -> None:
     asked = questions.model_copy(update={"files": questions.files[:1]})
-    report = compare(config(checkpoint, asked, {"bad": (Faulty(error="late", after=1),)}), observed)
-    # The first question is answered in both rows, and the timed rounds touch both of them.
-    assert [row.failed for row in report.rows] == [1, 3]
-    assert "while it was timed: " in report.errors[0]
+    rows = {"bad": (Faulty(error="late", after=3),), "half": (HALF,)}
+    report = compare(config(checkpoint, asked, rows), observed)
+    assert [row.failed for row in report.rows] == [0, 0, 0]
+    assert [row.ttft_ms is None for row in report.rows] == [False, True, False]
+    assert report.errors == ("timing: bad: reducer 'faulty' failed after layer 0 on sample 0: "
+                             "RuntimeError: late",)  # fmt: skip
 
 
 def test_interrupt_keeps_what_is_done(
     checkpoint: Path, questions: Questions, observed: Observed, tmp_path: Path
 ) -> None:
-    out = tmp_path / "r.sqlite"
-    # A question costs 6 calls: the answer, 4 times for time, once for memory; only once of that.
-    rows = {"stop": (Faulty(error="interrupt", after=6 + 5),)}
-    report = compare(config(checkpoint, questions, rows), observed, out=out)
+    rows = {"stop": (Faulty(error="interrupt", after=2),)}
+    report = compare(config(checkpoint, questions, rows), observed, out=tmp_path)
     assert report.interrupted
     assert [row.samples for row in report.rows] == [2, 2]
     assert [event for event, _ in observed.events] == ["run_started"]
-    with sqlite3.connect(out) as database:
-        assert database.execute("SELECT count(*) FROM sample").fetchone() == (4,)
-    database.close()
+    Faulty.calls.clear()
+    observed.reducers["faulty"] = Patient
+    report = compare(config(checkpoint, questions, rows), observed, out=tmp_path)
+    assert not report.interrupted
+    assert [row.samples for row in report.rows] == [6, 6]
 
 
 def test_observers_are_told(checkpoint: Path, questions: Questions, observed: Observed) -> None:
@@ -248,26 +265,30 @@ def test_observers_are_told(checkpoint: Path, questions: Questions, observed: Ob
 def test_seeds_make_passes_of_their_own(
     checkpoint: Path, questions: Questions, observed: Observed, tmp_path: Path
 ) -> None:
-    out = tmp_path / "r.sqlite"
-    report = compare(
-        config(checkpoint, questions, {"half": (HALF,)}, seeds=(1, 2)), observed, out=out
-    )
+    rows = {"half": (HALF,)}
+    report = compare(config(checkpoint, questions, rows, seeds=(1, 2)), observed, out=tmp_path)
     assert [row.samples for row in report.rows] == [12, 12]
-    with Store(out) as store:
-        said = {(r.seed, r.sample): r.prediction for r in store.records("half")}
-        timed = [r for r in store.records("half") if r.ttft_ms is not None]
+    with Store.read(tmp_path) as store:
+        halves = [(key, cell.seed) for key, cell in store.cells() if cell.label == "half"]
+        said = {(seed, r.sample): r.prediction for key, seed in halves for r in store.records(key)}
+        timed = {seed: len(store.timings(key)) for key, seed in halves}
     assert {seed for seed, _ in said} == {1, 2}
     assert any(said[1, s] != said[2, s] for _, s in said)
-    assert len(timed) == 6  # in one pass only
+    assert timed == {1: 18, 2: 0}  # six questions in three rounds, of one pass only
 
 
 def test_frames_of_the_run_come_before_those_of_the_benchmark(
     checkpoint: Path, questions: Questions, observed: Observed, tmp_path: Path
 ) -> None:
-    out = tmp_path / "r.sqlite"
-    compare(config(checkpoint, questions, {"half": (HALF,)}, frames=2), observed, out=out)
-    with Store(out) as store:
-        assert store.records("keep_all")[0].tokens_per_layer == (2 * PER_FRAME,) * LAYERS
+    compare(config(checkpoint, questions, {"half": (HALF,)}, frames=2), observed, out=tmp_path)
+    assert records(tmp_path, "keep_all")[0].tokens_per_layer == (2 * PER_FRAME,) * LAYERS
+
+
+def test_a_limit_spreads_questions(
+    checkpoint: Path, questions: Questions, observed: Observed, tmp_path: Path
+) -> None:
+    compare(config(checkpoint, questions, {"half": (HALF,)}, limit=3), observed, out=tmp_path)
+    assert [r.sample for r in records(tmp_path, "half")] == ["clip0-0", "clip0-2", "clip1-1"]
 
 
 def test_a_layer_that_does_not_exist_is_found_before_any_work(
@@ -286,17 +307,16 @@ def test_baseline_comes_first_and_only_once() -> None:
     assert list(with_baseline(composed)) == ["keep_all", "both"]
 
 
-def test_cells_say_what_they_are() -> None:
-    cell = describe("half", (HALF,))
-    assert (cell.label, cell.reducer) == ("half", "random")
-    assert cell.settings == {"layers": [2], "ratios": [0.5]}
-    assert cell.summary == "random layers=[2] ratios=[0.5]"
-    composed = describe("both", (FastV(ratio=0.25), Vcc()))
-    assert composed.reducer == "fastv+vcc"
-    assert [settings["use"] for settings in composed.settings] == ["fastv", "vcc"]
-    assert composed.settings[0]["ratio"] == 0.25
-    assert composed.summary == "fastv(ratio=0.25) + vcc()"
-    assert describe("keep_all", ()).settings == {}
+def test_rows_say_what_they_are() -> None:
+    assert joined((HALF,)) == "random"
+    assert settings((HALF,)) == {"layers": [2], "ratios": [0.5]}
+    assert summary("half", (HALF,)) == "random layers=[2] ratios=[0.5]"
+    composed = (FastV(ratio=0.25), Vcc())
+    assert joined(composed) == "fastv+vcc"
+    assert [each["use"] for each in settings(composed)] == ["fastv", "vcc"]
+    assert settings(composed)[0]["ratio"] == 0.25
+    assert summary("both", composed) == "fastv(ratio=0.25) + vcc()"
+    assert settings(()) == {}
 
 
 @pytest.mark.parametrize(
@@ -390,4 +410,4 @@ def test_a_benchmark_that_cannot_list_its_questions_is_a_wrong_request() -> None
             raise TypeError("Sample.__init__() got an unexpected keyword argument 'categry'")
 
     with pytest.raises(ConfigError, match=r"benchmark 'broken' cannot list its questions.*categry"):
-        _questions(Broken.model_construct(), None)
+        list_questions(Broken.model_construct())
