@@ -24,7 +24,11 @@ from typer.main import get_command
 import tokenreduce
 from tests.bench.conftest import MINI
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, page_id
+from tests.docs.results import write_results
 from tokenreduce import inference, runner, video
+from tokenreduce.ablations import dry_run, run
+from tokenreduce.ablations.dry_run import DryRun, SetupCost
+from tokenreduce.ablations.grid import parse_grid
 from tokenreduce.adapter import Processor
 from tokenreduce.bench import runner as bench_runner
 from tokenreduce.bench.result import Result
@@ -35,6 +39,7 @@ from tokenreduce.config import Classes, parse_config
 from tokenreduce.embedded import MODEL_DIR
 from tokenreduce.embedded.benchmark import EmbeddedBenchmark
 from tokenreduce.plugins import load_plugins
+from tokenreduce.problems import sweeps
 from tokenreduce.reducer import Reducer
 from tokenreduce.report import Report
 from tokenreduce.runner import ClipAnswer
@@ -43,7 +48,7 @@ from tokenreduce.testing.tiny import single, tiny_onevision
 
 LANGUAGES = {"python", "console", "yaml", "toml", "json", "text"}
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-WORK = ("run", "compare", "bench")  # commands that compute
+WORK = ("run", "compare", "bench", "ablate")  # commands that compute
 
 
 def ids(pages: list[Path]) -> list[Any]:
@@ -60,9 +65,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     write_clip(tmp_path / "clip.mp4", frames=16)
+    write_results(tmp_path / "my-results")
     (tmp_path / "my-checkpoint").symlink_to(MODEL_DIR)
+    line = {"video": "clip.mp4", "question": "how many rings are there ?", "answer": "3"}
+    (tmp_path / "my-questions.jsonl").write_text(json.dumps(line))
     config = next(b for b in blocks(CONFIGURATION.read_text()) if b.language == "yaml")
     (tmp_path / "my.yaml").write_text(config.code)
+    grid = {"limit": 2, "timing": {"samples": 1, "repeats": 1}, "reducers": {"fastv": None}}
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
 
 
 @pytest.fixture
@@ -109,7 +119,7 @@ def test_code_runs(page: Path, page_module: types.ModuleType) -> None:
 
 
 def check_configuration(block: Block, module: types.ModuleType) -> None:
-    """Check YAML as `compare` would, with the classes that the page has defined so far."""
+    """Check YAML as its command would, with the classes that the page has defined so far."""
     found = [each for each in vars(module).values() if isinstance(each, type)]
     own = [each for each in found if each.__module__ == module.__name__]
     registry = load_plugins(entry_points=[]).registry
@@ -118,7 +128,8 @@ def check_configuration(block: Block, module: types.ModuleType) -> None:
         {**registry.benchmarks, **{c.name: c for c in own if issubclass(c, Benchmark)}},
     )
     data = yaml.safe_load(block.code) or {}
-    parse_config({"reducers": {"keep_all": {}}, **data}, classes, f"line {block.line}")
+    parse = parse_grid if any(sweeps(data)) else parse_config
+    parse({"reducers": {"keep_all": {}}, **data}, classes, f"line {block.line}")
 
 
 def cases_of(module: types.ModuleType) -> Iterator[Any]:
@@ -160,6 +171,10 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "compare", lambda *_, **__: Report("m", "b", (), ()))
     result = Result("m", "", {}, None, 1, 2, {}, {}, None, None, ())
     monkeypatch.setattr(bench_runner, "run_bench", lambda *_: result)
+    cost = SetupCost({"model": "m", "benchmark": {"use": "b"}, "frames": None}, 1, (), 1, 1)
+    monkeypatch.setattr(dry_run, "dry_run", lambda *_: DryRun((cost,)))
+    results = SimpleNamespace(tables=(), failed=0, document=dict)
+    monkeypatch.setattr(run, "ablate", lambda *_, **__: results)
 
 
 @pytest.mark.usefixtures("desk", "no_work")
