@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ import pytest
 from av.stream import Disposition
 
 from tokenreduce.errors import ConfigError, VideoError
-from tokenreduce.video import Video, load_video
+from tokenreduce.video import Video, inspect_video, load_video
 from tokenreduce.video.sampling import sample_indices
 
 WIDTH, HEIGHT = 96, 64
@@ -148,7 +149,8 @@ def test_the_best_of_two_streams(tmp_path: Path) -> None:
             stream = out.add_stream("libx264", rate=10)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             streams.append(stream)
-        streams[1].disposition = Disposition.default  # the file's first stream is not its main one
+        # The file's first stream is not its main one. PyAV 15 takes the number, not the flag.
+        streams[1].disposition = Disposition.default.value
         for number in range(8):
             for stream in streams:
                 image = picture(number, stream.width, stream.height)
@@ -341,3 +343,81 @@ def test_unknown_rule(sampling: str) -> None:
 def test_no_frames_asked() -> None:
     with pytest.raises(ConfigError, match="frames=0"):
         sample_indices("uniform", 10, 0, Fraction(10))
+
+
+def test_a_part_holds_the_frames_from_its_start_and_before_its_end(tmp_path: Path) -> None:
+    # 40 frames of 0.1 s each: frames 10 to 29 are shown from 1 s on and before 3 s.
+    path = write(tmp_path / "clip.mp4", 40)
+    video = load_video(path, sampling="all", start=1.0, end=3.0)
+    assert numbers(video) == list(range(10, 30)) == list(video.indices)
+    np.testing.assert_allclose(video.timestamps, [0.1 * number for number in range(10, 30)])
+    assert video.total_frames == 40
+    assert numbers(load_video(path, 4, start=1, end=3)) == [12, 17, 22, 27]
+    assert numbers(load_video(path, sampling="all", start=3.65)) == [37, 38, 39]
+    assert numbers(load_video(path, sampling="all", end=0.1)) == [0]
+    # Two a second from the beginning of the part on: every five frames.
+    assert numbers(load_video(path, 9, sampling="fps:2", start=1.3, end=3)) == [13, 18, 23, 28]
+
+
+def test_parts_side_by_side_are_the_whole(tmp_path: Path) -> None:
+    times = [0, 1, 2, 7, 8, 20, 21, 22, 30, 39]  # tenths of a second: no even rate
+    path = write(tmp_path / "clip.mkv", 10, pts=times)
+    cuts = [None, 0.2, 0.7, 0.75, 2.2, 3.05, None]
+    parts = [
+        numbers(load_video(path, sampling="all", start=start, end=end))
+        for start, end in pairwise(cuts)
+        if any(
+            (start is None or time / 10 >= start) and (end is None or time / 10 < end)
+            for time in times
+        )
+    ]
+    assert [number for part in parts for number in part] == list(range(10))
+
+
+def test_black_frames_of_a_part_have_its_first_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", 40)
+    video = load_video(path, 5, "before_last", start=2.0, end=2.3)
+    assert video.indices == (-1, -1, 20, 21, 22)
+    np.testing.assert_allclose(video.timestamps, [2.0, 2.0, 2.0, 2.1, 2.2])
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"start": 4.0}, r"no frame lies from 4 s to the end; the clip has 40 frames in 4 s"),
+        ({"start": 1.01, "end": 1.09}, r"no frame lies from 1\.01 s to 1\.09 s"),
+        ({"end": 4.2}, r"end=4\.2 is after the clip's end at 4 s"),
+    ],
+)
+def test_a_part_outside_the_clip(tmp_path: Path, part: dict[str, float], message: str) -> None:
+    path = write(tmp_path / "clip.mp4", 40)
+    with pytest.raises(VideoError, match=rf"clip\.mp4: {message}"):
+        load_video(path, **part)
+    with pytest.raises(VideoError, match=message):
+        inspect_video(path).check_part(part.get("start"), part.get("end"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"start": -0.1},
+        {"end": float("nan")},
+        {"start": float("inf")},
+        {"start": 2, "end": 2},
+        {"start": 2, "end": 1},
+    ],
+)
+def test_a_part_of_no_clip(tmp_path: Path, part: dict[str, float]) -> None:
+    path = write(tmp_path / "clip.mp4", 40)
+    with pytest.raises(ConfigError, match=r"clip\.mp4"):
+        load_video(path, **part)
+
+
+def test_a_look_at_a_file(tmp_path: Path) -> None:
+    found = inspect_video(write(tmp_path / "clip.mp4", 40))
+    assert (found.total_frames, found.fps, found.bad_packets) == (40, 10.0, 0)
+    assert found.seconds == pytest.approx(4.0)
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    with pytest.raises(VideoError, match=r"text\.mp4"):
+        inspect_video(text)

@@ -32,6 +32,10 @@ class Sample:
         Group that accuracy is also reported for.
     frames
         Frames to sample; None leaves it to the run.
+    start, end
+        Seconds of the part of the video that is sampled; None: from its beginning, to its end.
+    options
+        Label and text of each choice, where the answer is the label of one of them.
     """
 
     id: str
@@ -40,17 +44,22 @@ class Sample:
     answer: str
     category: str
     frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
 
 class Benchmark(BaseModel, ABC):
     """A set of questions. Its fields are its configuration; it keeps no state.
 
-    A subclass sets ``name`` (its name in YAML) and writes :meth:`samples`.
+    A subclass sets ``name`` (its name in YAML) and writes :meth:`samples`. If it sets
+    ``shorthand`` to one of its settings, ``NAME:VALUE`` in a configuration means that setting.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    shorthand: ClassVar[str | None] = None
 
     @abstractmethod
     def samples(self, progress: Progress | None = None) -> list[Sample]:

@@ -78,6 +78,9 @@ BUILTINS = (
     Builtin("vila", "adapters", "tokenreduce_model_adapters.vila:Vila"),
     Builtin("vipllava", "adapters", "tokenreduce_model_adapters.vipllava:VipLlava"),
     Builtin("embedded", "benchmarks", "tokenreduce.embedded.benchmark:EmbeddedBenchmark"),
+    Builtin("lmms", "benchmarks", "tokenreduce.lmms.benchmark:LmmsBenchmark"),
+    Builtin("msvd_qa", "benchmarks", "tokenreduce.lmms.msvd_qa:MsvdQa"),
+    Builtin("jsonl", "benchmarks", "tokenreduce.jsonl.benchmark:JsonlBenchmark"),
 )
 """The built-ins; each is imported only when plugins load."""
 

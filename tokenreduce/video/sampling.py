@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from tokenreduce.errors import ConfigError
@@ -89,6 +90,29 @@ def sample_indices(sampling: str, total: int, frames: int, rate: Fraction) -> li
     step = rate / _fps_value(sampling)
     picked = [int(step * i) for i in range(frames + 1) if int(step * i) < total] if step else [0]
     return picked if len(picked) <= frames else linspace(total, frames)
+
+
+def frames_between(
+    times: Sequence[int], unit: Fraction, start: float | None, end: float | None
+) -> range:
+    """Numbers of the frames shown from `start` on and before `end`.
+
+    Parameters
+    ----------
+    times : sequence of int
+        When each frame of the file is shown, ascending, in `unit`s.
+    unit : Fraction
+        Seconds.
+    start, end : float, optional
+        Seconds after the first frame; None: the first frame, and after the last one.
+    """
+
+    def before(seconds: float) -> int:
+        # Decimals as they are written: a frame at exactly 0.1 s is not before 0.1.
+        return bisect_left(times, times[0] + Fraction(str(seconds)) / unit)
+
+    first = 0 if start is None else before(start)
+    return range(first, len(times) if end is None else before(end))
 
 
 def _fps_value(sampling: str) -> Fraction:
