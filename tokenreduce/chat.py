@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenreduce.adapter import Processor
@@ -46,12 +46,71 @@ class ChatProcessor(Processor):
         self, frames: Tensor, question: str, times: Sequence[float] | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`tokenreduce.adapter.Processor.video_inputs`."""
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        prompt = self.rendered([{"role": "user", "content": content}])
+        return self.prompt_inputs(prompt, frames, times)
+
+    def next_turn(self, question: str) -> list[int]:
+        """See :meth:`tokenreduce.adapter.Processor.next_turn`.
+
+        Raises
+        ------
+        AdapterError
+            If the template leaves out earlier answers, or the question has a video placeholder.
+        """
+        video = [{"type": "video"}, {"type": "text", "text": "?"}]
+        turns = [("user", video), ("assistant", _text(_ANSWER)), ("user", _text(question))]
+        prompt = self.rendered([{"role": role, "content": content} for role, content in turns])
+        _, found, rest = prompt.partition(_ANSWER)
+        if not found:
+            raise AdapterError(
+                "the chat template leaves out earlier answers: a second question cannot be asked "
+                "in the same conversation."
+            )
+        if self.placeholder and self.placeholder in rest:
+            raise AdapterError(
+                f"the placeholder '{self.placeholder}' stands for a video: leave it out of the "
+                "question."
+            )
+        ids: list[int] = self.tokenizer(rest, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> str:
+        """Return the prompt of a conversation, with a placeholder for each video.
+
+        Parameters
+        ----------
+        messages
+            Mappings with ``role`` and ``content``, as chat templates take them.
+        **template
+            Further arguments of the template; the answer is asked for unless they say otherwise.
+        """
+        arguments = {"add_generation_prompt": True, **template}
+        prompt: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+        return prompt
+
+    def prompt_inputs(
+        self, prompt: str, frames: Tensor, times: Sequence[float] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the model's inputs for a rendered prompt that shows one video.
+
+        Parameters
+        ----------
+        prompt
+            With one placeholder.
+        frames, times
+            As for :meth:`video_inputs`.
+
+        Raises
+        ------
+        AdapterError
+            If there is no placeholder, or more than one.
+        """
         written, pixels = self.video(frames, self.times_of(frames, times))
-        prompt = self._rendered(question)
         if (found := prompt.count(self.placeholder)) != 1:
             raise AdapterError(
-                f"the chat template wrote {found} video placeholders '{self.placeholder}' for one "
-                "video: leave it out of the question, or mend the template."
+                f"the prompt has {found} video placeholders '{self.placeholder}' for one video: "
+                "leave it out of the question, or mend the chat template."
             )
         inputs = self._tokenized(prompt.replace(self.placeholder, written))
         if self.typed is not None:
@@ -63,13 +122,6 @@ class ChatProcessor(Processor):
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text.strip()
 
-    def _rendered(self, question: str) -> str:
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        prompt: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        return prompt
-
     def _tokenized(self, prompt: str) -> dict[str, Tensor]:
         import torch
 
@@ -79,6 +131,13 @@ class ChatProcessor(Processor):
         ids = self.tokenizer(prompt, add_special_tokens=not written)["input_ids"]
         input_ids = torch.tensor([ids])
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _text(words: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": words}]
+
+
+_ANSWER = "theanswer"  # a word that no template writes by itself
 
 
 class PicturesOnly(ChatProcessor):

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tokenreduce.cache import ReducedCache
+from tokenreduce.compiled import check_not_compiled, dispatches
 from tokenreduce.errors import AdapterError, CacheError, UnsupportedError
 from tokenreduce.masks import layer_windows
 
@@ -24,7 +25,8 @@ def check_model(model: nn.Module, decoder: nn.Module) -> None:
         If the decoder has no list of layers.
     UnsupportedError
         For layers that are recurrent, share keys and values or are called in another way, for
-        sliding windows under flash attention, and for models in training mode.
+        sliding windows under flash attention, for compiled models, and for models in training
+        mode.
     """
     config: Any = decoder.config
     if not hasattr(decoder, "layers"):
@@ -54,6 +56,7 @@ def check_model(model: nn.Module, decoder: nn.Module) -> None:
             "tokens that are left instead of original positions: load the model with "
             "attn_implementation='sdpa'."
         )
+    check_not_compiled(model, layers)
     for layer in {type(layer): layer for layer in layers}.values():
         _check_layer(layer)
     check_training(model)
@@ -78,18 +81,12 @@ def _check_layer(layer: nn.Module) -> None:
             f"{name}.forward takes {', '.join(extra)}, which belong to tokens that reduction "
             "removes: this family is not supported."
         )
-    if not any(_dispatches(part) for part in layer.children()):
+    if not any(dispatches(part) for part in layer.children()):
         raise UnsupportedError(
             f"no attention in {name} dispatches through transformers' attention interface, which "
             "reduction relies on for masks and scores: use a version of transformers that is "
             "supported, see the docs on models."
         )
-
-
-def _dispatches(part: nn.Module) -> bool:
-    """Return whether a module's forward looks its kernel up in the attention interface."""
-    code = getattr(inspect.unwrap(part.forward), "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def check_output(layer: nn.Module, args: Any, output: Any) -> None:
@@ -163,6 +160,7 @@ def check_generate(model: nn.Module, arguments: dict[str, Any]) -> None:
         For caches and decoding methods that need the full sequence in every layer.
     """
     check_training(model)
+    check_not_compiled(model, ())
     for name, what in _REFUSED_ARGUMENTS.items():
         if arguments.get(name) is not None:
             raise UnsupportedError(f"generate({name}=...) is refused under reduction: {what}.")

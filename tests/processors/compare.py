@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 
+from tests.torchvision_environment import import_torchvision
+
 # Frames, height and width of clips: wide, tall, smaller than a cell, and odd.
 SHAPES = ((4, 48, 64), (5, 37, 90), (2, 200, 31), (8, 9, 40), (7, 123, 77), (16, 64, 64))
 QUESTION = "what is this?"
-
-# torchvision's own operators are not there beside a CPU build of torch; without their names it
-# cannot even be imported. Processors use none of them.
-OPERATORS = torch.library.Library("torchvision", "DEF")
 
 
 def differences(module: ModuleType, variant: dict[str, Any]) -> Iterator[str]:
@@ -61,10 +59,7 @@ def differences(module: ModuleType, variant: dict[str, Any]) -> Iterator[str]:
 
 def main(names: list[str]) -> None:
     """Print what differs, family by family."""
-    for name in ("nms", "qnms"):
-        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision  # noqa: F401 - a broken one is told before anything is compared
-
+    import_torchvision()  # a broken one is told before anything is compared
     for name in names:
         module = importlib.import_module(f"tests.adapters.families.{name}")
         for variant in getattr(module, "VARIANTS", ({},)):

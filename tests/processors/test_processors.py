@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.adapters.family import families
+from tests.torchvision_environment import ROOT, install_torchvision, with_torchvision
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-TORCHVISION = "torchvision==0.28.0"  # the release for torch 2.13
 SMOLVLM = ("num2words==0.5.14", "docopt==0.6.2")  # its processor in transformers writes numbers out
-UNREACHABLE = ("Could not find a version", "No matching distribution", "Connection")
 
 
 def compared() -> list[str]:
@@ -37,26 +32,13 @@ def compared() -> list[str]:
 def torchvision(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with torchvision and what else processors of transformers need."""
     folder = tmp_path_factory.mktemp("torchvision")
-    command = ["pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, TORCHVISION, *SMOLVLM], capture_output=True, text=True
-    )
-    if done.returncode and any(sign in done.stderr for sign in UNREACHABLE):
-        pytest.skip(f"{TORCHVISION} cannot be had here: {done.stderr.splitlines()[-1]}")
-    assert not done.returncode, done.stderr
+    install_torchvision(folder, SMOLVLM)
     return folder
 
 
 @pytest.fixture(scope="module")
 def found(torchvision: Path) -> dict[tuple[str, str], list[str]]:
-    paths = [str(torchvision), *(str(ROOT / part) for part in ("", "plugins", "model_adapters"))]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.processors.compare", *compared()],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
+    done = with_torchvision(torchvision, "-m", "tests.processors.compare", *compared())
     assert not done.returncode, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {(line["family"], str(line["variant"])): line["differences"] for line in lines}
