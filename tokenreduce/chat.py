@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenreduce.adapter import Processor
 from tokenreduce.errors import AdapterError
@@ -155,7 +155,13 @@ class PicturesOnly(ChatProcessor):
         super().__init__(tokenizer, "")
         self.family = family
 
-    def video(self, frames: Tensor, times: Sequence[float]) -> tuple[str, dict[str, Tensor]]:
+    def video_inputs(
+        self, frames: Tensor, question: str, times: Sequence[float] | None = None
+    ) -> NoReturn:
+        """Refuse a video, whatever its chat template may say; raises :class:`AdapterError`."""
+        self.video(frames, times or ())
+
+    def video(self, frames: Tensor, times: Sequence[float]) -> NoReturn:
         """Refuse a video; raises :class:`AdapterError`."""
         raise AdapterError(
             f"{self.family} takes images, not a video of {len(frames)} frames: give it inputs of "
