@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenreduce.attention import over_heads
 from tokenreduce.errors import ReducerError
 from tokenreduce.layout import Role
+from tokenreduce.scores import peeked_at, received_at
 from tokenreduce.view import Heads, Rows, View
 
 if TYPE_CHECKING:
@@ -71,11 +72,15 @@ class SampleView(View):
             self._require(self._needs.next_layer, "next_layer=True")
             if self.layer + 1 >= self.num_layers:
                 raise ReducerError(f"reducer '{self._name}' asks for the layer after the last one.")
-            weight = self._prefill.peeked(self.layer + 1, self._sample, self._hidden, asked)
+            weight = peeked_at(self._prefill, self.layer + 1, self._sample, self._hidden, asked)
             return over_heads(weight, heads)[..., self._rows]
         self._check_declared(asked, back)
         key = (self.layer, self._sample, asked, back, heads)
-        return self._prefill.received_now(key, lambda: self._history(asked, back, heads)).clone()
+        # Computed once for all reducers that ask about these tokens.
+        known = self._prefill.weights_now
+        if key not in known:
+            known[key] = self._history(asked, back, heads)
+        return known[key].clone()
 
     def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
         """Return row indices that there are."""
@@ -103,7 +108,7 @@ class SampleView(View):
 
     def _history(self, rows: Rows | tuple[int, ...], back: int, heads: Heads) -> Tensor:
         source = self.layer - back
-        weight = self._prefill.received(source, self._sample, rows, heads)
+        weight = received_at(self._prefill, source, self._sample, rows, heads)
         then = self._prefill.seen[source]
         if then is self._prefill.tokens:
             return weight[..., self._rows.to(weight.device)].to(self.index.device)

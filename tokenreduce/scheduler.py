@@ -9,7 +9,7 @@ skip the layers that have run (:mod:`tokenreduce.branch`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenreduce.apply import Tokens, apply_plans, grid_rows
-from tokenreduce.attention import Capture, Probe, Want, over_heads, received
+from tokenreduce.attention import Capture, Probe, Want
 from tokenreduce.course import Course, Record, Stage
 from tokenreduce.errors import ReducerError, TokenReduceError
 from tokenreduce.layout import Layout, Role
@@ -25,7 +25,7 @@ from tokenreduce.masks import Sight
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Reducer
 from tokenreduce.sample_view import SampleView
-from tokenreduce.view import Heads, PastEvent, Rows, View
+from tokenreduce.view import PastEvent, View
 
 
 class Surroundings(Protocol):
@@ -91,8 +91,8 @@ class Prefill:
     _rope_left: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     _text_columns: list[Tensor] = field(default_factory=list)
     _rows_left: list[Tensor] = field(default_factory=list)
-    _received: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
-    _now: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    weights: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    weights_now: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     def before_layer(self, layer: int, hidden: Tensor) -> Tensor:
         """Ask the reducers of the layer before ``layer``, then say what to capture of ``layer``.
@@ -179,15 +179,15 @@ class Prefill:
             grid_counts=list(self.grid_counts),
             _rope_left={},
             _rows_left=[],
-            _received=dict(self._received),
-            _now={},
+            weights=dict(self.weights),
+            weights_now={},
         )
         return Fork(layer, prefill, hidden, dict(self.probe.captures))
 
     def _go_on_with(self, tokens: Tokens) -> None:
         if tokens is not self.tokens:
             self.tokens = tokens
-            self._rope_left, self._rows_left, self._now = {}, [], {}
+            self._rope_left, self._rows_left, self.weights_now = {}, [], {}
 
     def _ask_course(self, course: Course, layer: int, states: States) -> Path:
         """Ask the reducers of one list that act after ``layer``, one after the other.
@@ -320,79 +320,7 @@ class Prefill:
         for kept in (self.probe.captures, self.seen):
             for gone in [k for k in kept if k < oldest]:
                 del kept[gone]
-        self._received = {key: value for key, value in self._received.items() if key[0] >= oldest}
-
-    def received(
-        self, layer: int, sample: int, rows: Rows | tuple[int, ...], heads: Heads = "each"
-    ) -> Tensor:
-        """Return ``[heads, tokens]`` or ``[tokens]`` float32: weight per token of ``layer``."""
-        key = (layer, sample, rows, heads)
-        if key not in self._received:
-            if heads == "each":
-                weight = self._compute_received(layer, sample, rows)
-            else:
-                weight = over_heads(self.received(layer, sample, rows), heads)
-            self._received[key] = weight
-        return self._received[key]
-
-    def _compute_received(self, layer: int, sample: int, rows: Rows | tuple[int, ...]) -> Tensor:
-        capture = self.probe.of(layer, self.layers[layer])
-        if rows == "all":
-            assert capture.everything is not None
-            return capture.everything[sample]
-        index = self.seen[layer].index[sample].to(capture.key.device)
-        query = capture.rows[sample]
-        count = query.shape[1]
-        if rows == "text":
-            chosen = torch.arange(count)
-        else:
-            chosen = torch.tensor([count - 1] if rows == "last" else sorted(rows))
-            query = query.index_select(1, chosen.to(query.device))
-        asked = self.text_columns(sample)[chosen].to(index.device)
-        earlier = capture.earlier[sample].to(index.device)
-        sight = capture.sight and capture.sight.of_sample(sample)
-        # Text rows are the last of the tokens: padding aside, their place says what they see.
-        known = sight is None and not capture.padded
-        seen = capture.key.shape[2] - count + 1 + chosen if known else None
-        return _weights(
-            query, capture.key[sample], index, asked, capture.scaling, earlier, sight, seen
-        )
-
-    def received_now(self, key: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
-        """Return attention of the tokens that are left, computed once for all who ask."""
-        if key not in self._now:
-            self._now[key] = compute()
-        return self._now[key]
-
-    def peeked(self, layer: int, sample: int, hidden: Tensor, rows: Any) -> Tensor:
-        """Return ``[heads, tokens]``: weight that ``layer`` would give, were it to run next."""
-        index = self.tokens.index[sample].to(hidden.device)
-        alive = (index >= 0).nonzero().squeeze(1)
-        cos, sin = (
-            part.expand(hidden.shape[0], -1, -1).to(hidden.device)[sample : sample + 1, alive]
-            for part in self.surroundings.rope_at(layer, hidden)
-        )
-        query, key, scaling = self.probe.peek(
-            self.layers[layer], hidden[sample : sample + 1, alive], (cos, sin)
-        )
-        keys, held = key[0], self.surroundings.earlier_keys(layer)
-        if held is not None:
-            keys = torch.cat([held[sample].to(keys.device), keys], dim=1)
-        columns = index[alive]
-        asked = columns if rows == "all" else self.text_columns(sample).to(columns.device)
-        if rows == "last":
-            asked = asked[-1:]
-        elif rows not in ("text", "all"):
-            asked = asked[torch.tensor(rows, device=asked.device)]
-        where = torch.searchsorted(columns, asked)  # ascending: padding has been left out
-        earlier = self.surroundings.earlier(layer)[sample].to(hidden.device)
-        asking = query[0].index_select(1, where)
-        sight = self.surroundings.sight(layer)
-        sight = sight and sight.of_sample(sample)
-        weights = _weights(asking, keys, columns, asked, scaling, earlier, sight)
-        full = torch.zeros(weights.shape[0], index.numel(), device=weights.device)
-        full[:, alive] = weights
-        return full
+        self.weights = {key: value for key, value in self.weights.items() if key[0] >= oldest}
 
 
 class Fork(NamedTuple):
@@ -424,32 +352,6 @@ Path = tuple[PlanName, ...]
 
 States = dict[Path, tuple[Tensor, Tokens]]
 """Hidden states and tokens after plans."""
-
-
-def _weights(
-    query: Tensor,
-    key: Tensor,
-    index: Tensor,
-    asked: Tensor,
-    scaling: float,
-    earlier: Tensor,
-    sight: Sight | None,
-    seen: Tensor | None = None,
-) -> Tensor:
-    """Score rows ``asked`` against all keys: earlier turns are seen whole, padding never.
-
-    Where nothing is padded ``seen`` ``[rows]``, on the CPU, may say how many keys each row sees.
-    """
-    if seen is not None:
-        return received(query, key, None, scaling, seen)[:, earlier.numel() :]
-    alive = index >= 0
-
-    def visible(part: slice) -> Tensor:
-        now = alive & (index <= asked[part, None])
-        return torch.cat([earlier.expand(now.shape[0], -1), now], dim=1)
-
-    rule = visible if sight is None else sight.on(index, asked)
-    return received(query, key, rule, scaling)[:, earlier.numel() :]
 
 
 def _plan(reducer: Reducer, view: View, sample: int) -> Plan | None:

@@ -18,7 +18,8 @@ from tokenreduce.attention import Probe, require_supported, wrapped_attention
 from tokenreduce.branch import Branch, passed_through
 from tokenreduce.cache import ReducedCache
 from tokenreduce.course import Course, Variant, stages
-from tokenreduce.errors import AdapterError, LayoutError, UnsupportedError
+from tokenreduce.errors import AdapterError, UnsupportedError
+from tokenreduce.forwards import embedding_bytes, fitted, seed_bytes
 from tokenreduce.guards import (
     check_blocks,
     check_forward,
@@ -271,7 +272,7 @@ class Session:
             layout = self._layout(forward, valid[:, past:], past)
             if layout is not None and layout.has_grid:
                 blocks = self._blocks(forward, layout)
-                ids = _seed_bytes(forward.get("input_ids"), layout)
+                ids = seed_bytes(forward.get("input_ids"), layout)
                 layout = layout.to(tokens.device).with_last_kept(valid[:, past:])
                 make = self._prefill_maker(layout, valid[:, past:], past, ids)
         self.step = Step(
@@ -309,7 +310,7 @@ class Session:
         if past and count == 1:
             return None
         if self.layout is not None and not past:
-            return _fitted(self.layout, valid, bool(self._generate))
+            return fitted(self.layout, valid, bool(self._generate))
         ids = forward.get("input_ids")
         if ids is None:
             raise AdapterError(
@@ -322,7 +323,7 @@ class Session:
         repeats = max(1, batch // asked.shape[0])
         inputs = {**self._generate, **{k: v for k, v in forward.items() if v is not None}}
         inputs |= {"input_ids": ids[::repeats], "attention_mask": valid[::repeats].long()}
-        return _fitted(self.adapter.layout(self.model, inputs), valid, repeats > 1)
+        return fitted(self.adapter.layout(self.model, inputs), valid, repeats > 1)
 
     def _blocks(self, forward: dict[str, Any], layout: Layout) -> Tensor | None:
         """Return which of this forward's tokens see each other, ``[batch, tokens]``, or None."""
@@ -338,7 +339,7 @@ class Session:
     ) -> MakePrefill:
         def make(hidden: Tensor, rope: tuple[Tensor, Tensor], step: Surroundings) -> Prefill:
             tokens = Tokens.all_of(valid)
-            seeds = ids if ids is not None else _embedding_bytes(hidden, layout)
+            seeds = ids if ids is not None else embedding_bytes(hidden, layout)
             chosen = [Course(n, *variant) for n, variant in enumerate(self.variants)]
             return Prefill(
                 chosen,
@@ -430,40 +431,3 @@ class LayerHook:
 
 
 _PROMPTS = ("inputs", "input_ids", "inputs_embeds")
-
-
-def _fitted(layout: Layout, valid: Tensor, repeated: bool) -> Layout:
-    """Check a layout against a forward's tokens ``valid`` ``[batch, tokens]`` bool.
-
-    A batch that ``generate`` has repeated for beams has several rows for each of its samples.
-    """
-    batch, count = valid.shape
-    repeats, rest = divmod(batch, layout.batch)
-    if layout.length != count or rest or (repeats > 1 and not repeated):
-        raise LayoutError(
-            f"the layout describes {layout.batch} samples of {layout.length} tokens, but the "
-            f"decoder runs {batch} of {count}: build it for the padded sequence that the decoder "
-            "is given."
-        )
-    layout = layout if repeats == 1 else layout.expand(repeats)
-    if bool(((layout.role > 0) & ~valid.to(layout.role.device)).any()):
-        raise LayoutError(
-            "the layout puts visual tokens where the attention mask has padding: build it for the "
-            "padded sequence that the decoder is given."
-        )
-    return layout
-
-
-def _seed_bytes(ids: Tensor | None, layout: Layout) -> list[bytes] | None:
-    """Return what stands for each sample in seeds: its ids without padding, whatever its row."""
-    if ids is None:
-        return None
-    valid = (layout.role >= 0).cpu()
-    return [row[keep].numpy().tobytes() for row, keep in zip(ids.cpu(), valid, strict=True)]
-
-
-def _embedding_bytes(embeddings: Tensor, layout: Layout) -> list[bytes]:
-    """Stand in for token ids where only embeddings were given: the text's own embeddings."""
-    text = (layout.role == 0).cpu()
-    rows = zip(embeddings.detach().float().cpu(), text, strict=True)
-    return [row[keep].numpy().tobytes() for row, keep in rows]
