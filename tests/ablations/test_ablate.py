@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from tokenreduce.embedded.benchmark import EmbeddedBenchmark
 from tokenreduce.errors import ConfigError
 from tokenreduce.export import export
 from tokenreduce.plugins import load_plugins
+from tokenreduce.results import Results
 from tokenreduce.store import Store
 from tokenreduce.worker import ModelWorker
 
@@ -129,16 +131,16 @@ def test_failed_questions_are_kept_and_asked_again_on_request(
 ) -> None:
     from tokenreduce import clips
 
-    original = clips.load_video
+    original = clips.VideoPass
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise OSError("the disk is away")
 
-    monkeypatch.setattr(clips, "load_video", broken)
+    monkeypatch.setattr(clips, "VideoPass", broken)
     results = tokenreduce.ablate(grid(), tmp_path)
     assert results.failed == 24
     assert "the disk is away" in results.tables[0].errors[0]
-    monkeypatch.setattr(clips, "load_video", original)
+    monkeypatch.setattr(clips, "VideoPass", original)
     assert tokenreduce.ablate(grid(), tmp_path).failed == 24
     assert asked.take() == 0
     assert tokenreduce.ablate(grid(), tmp_path, retry_failed=True).failed == 0
@@ -218,13 +220,18 @@ def command(folder: Path, config: Path) -> list[str]:
 
 
 def exported(folder: Path, to: Path) -> dict[str, bytes]:
+    """Everything that a folder came to, what a clock says apart."""
     with Store.read(folder) as store:
         export(store, to, "csv")
-        return {
-            path.name: path.read_bytes()
-            for path in sorted(to.iterdir())
-            if not path.name.startswith("timing")
-        }
+        document = Results(store).document()
+    files = [path for path in sorted(to.iterdir()) if not path.name.startswith("timing")]
+    for table in document["tables"]:
+        for row in table["rows"]:
+            for clocked in ("ttft_speedup", "ttft_interval", "ttft_ms", "peak_memory_mb"):
+                del row[clocked]
+    return {path.name: path.read_bytes() for path in files} | {
+        "statistics": json.dumps(document).encode()
+    }
 
 
 def kill_and_compare(kills: int, folder: Path, longest: float, seed: int = 0) -> list[float]:
