@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh [FOLDER] [OPTION]...
 #
 # FOLDER gets a table (.txt) and a document (.json) for each model, and paper.json, which sets our
-# times to first token beside tables 1 to 4 of the paper. Options go to every `tokenreduce bench`.
+# times to first token beside the paper's tables. Options go to every `tokenreduce bench`.
 # SUFFIX=-tiny takes the narrow shapes instead: so the script can be tried without a GPU.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Sets the times of `tokenreduce bench` beside the paper's tables 1 to 4.
+"""Sets the times of `tokenreduce bench` beside the paper's tables 1 to 4 and 6.
 
     python benchmarks/paper_tables.py FOLDER
 

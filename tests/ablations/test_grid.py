@@ -392,7 +392,7 @@ def test_all_errors_come_at_once_with_their_path() -> None:
         "pictures.sample: there is no such setting (1): did you mean 'samples'? Known: samples.",
         "baselines: 'yes please' is not valid: Known: True, False.",
         "modle: there is no such setting (1): did you mean 'model'? Known: model, model_options, "
-        "frames, max_new_tokens, dtype, device, seeds, limit, positions, plugins, timing, "
+        "frames, max_new_tokens, dtype, device, seeds, limit, positions, plugins, turn, timing, "
         "pictures, baselines, benchmark, reducers, budget, zip, only, except.",
         "benchmark.split: 'ful' is not valid: did you mean 'full'? Known: default, full.",
         "frames: 0 is not valid: should be greater than or equal to 1.",

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench.conftest import request_for
-from tokenreduce.bench.published import PAPER
 from tokenreduce.bench.shapes import SHAPES, Grid
 from tokenreduce.embedded import MODEL_DIR
 from tokenreduce.errors import ConfigError
+from tokenreduce.paper.published import TIMED
 
 
 def test_shapes_have_the_papers_tokens_and_depths() -> None:
@@ -71,10 +71,10 @@ def test_labels_of_the_paper_are_rows() -> None:
     assert request.published["vas-20-4"].ttft_speedup == 1.57
 
 
-@pytest.mark.parametrize("model", PAPER)
+@pytest.mark.parametrize("model", TIMED)
 def test_all_rows_of_the_paper_can_be_run(model: str) -> None:
     name = next(shape.name for shape in SHAPES.values() if shape.model == model)
-    assert set(request_for(name, *PAPER[model]).published) == set(PAPER[model])
+    assert set(request_for(name, *TIMED[model]).published) == set(TIMED[model])
 
 
 def test_growth_runs_all_shipped_reducers() -> None:

@@ -34,6 +34,9 @@ LIGHT = [
     ("run", "--help"),
     ("bench", "--help"),
     ("export", "--help"),
+    ("paper",),
+    ("paper", "--help"),
+    ("paper", "table1", "--show"),
     ("report", "--help"),
 ]
 

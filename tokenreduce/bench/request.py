@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tokenreduce.bench.pattern import Pattern
-from tokenreduce.bench.published import PAPER, Published
 from tokenreduce.bench.shapes import Grid, NamedShape, find_shape
 from tokenreduce.config import Classes, CommonSettings, Dtype, parse_config
 from tokenreduce.errors import ConfigError
 from tokenreduce.overrides import apply_overrides
+from tokenreduce.paper.published import TIMED, Published
 from tokenreduce.problems import Report, build
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def parse_request(
     published: dict[str, Published] = {}
     if shape is not None and shape.model and grid == shape.grid:
         unchanged = _rows(chosen, (), classes)
-        paper = PAPER[shape.model]
+        paper = TIMED[shape.model]
         published = {k: paper[k] for k in rows if k in paper and rows[k] == unchanged.get(k)}
     pattern = settings.pattern or ("model" if shape is None else "published")
     return Request(settings, shape, grid, pattern, rows, published)

@@ -74,7 +74,7 @@ class Row:
     phases: Mapping[str, Any] | None = None
     overhead: float | None = None
     peak_memory: int | None = None
-    paper: Mapping[str, float] | None = None
+    paper: Mapping[str, float | None] | None = None
     note: str = ""
 
 

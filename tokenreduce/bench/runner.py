@@ -11,9 +11,9 @@ from tokenreduce.bench.pattern import seen_by
 from tokenreduce.bench.phases import Phases, prefill, profile_prefill
 from tokenreduce.bench.result import Result, Row, parts, seconds, times
 from tokenreduce.bench.timing import Sample, timed_generate
-from tokenreduce.cells import describe
 from tokenreduce.errors import AdapterError, ConfigError
 from tokenreduce.inference import pick_device
+from tokenreduce.labels import joined, settings
 from tokenreduce.measure import in_turns, peak_memory, time_to_first_token
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Bench:
         own = subject.attention
         self.cases = [Case(Row(BARE, None, {}, own)), *self._other_attention(own)]
         for label, reducers in request.rows.items():
-            cell = describe(label, reducers)
-            row = Row(label, cell.reducer, cell.settings, own, paper=self._paper(label))
+            made = settings(reducers)
+            row = Row(label, joined(reducers), made, own, paper=self._paper(label))
             self.cases.append(Case(row, reducers))
         self._done = self._total = 0
 
@@ -180,7 +180,7 @@ class Bench:
             cases.append(Case(Row(FLASH, None, {}, FLASH), None, FLASH))
         return cases
 
-    def _paper(self, label: str) -> dict[str, float] | None:
+    def _paper(self, label: str) -> dict[str, float | None] | None:
         row = self.request.published.get(label)
         if row is None:
             return None

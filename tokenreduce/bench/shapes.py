@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tokenreduce.bench.published import PAPER
 from tokenreduce.errors import ConfigError
 from tokenreduce.names import suggestion
+from tokenreduce.paper.published import TIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class NamedShape:
         """Label to settings that differ from the shipped ones: the paper's, for its models."""
         if not self.model:
             return _SHALLOW
-        return {label: row.settings for label, row in PAPER[self.model].items()}
+        return {label: row.settings for label, row in TIMED[self.model].items()}
 
 
 CLIP = TowerShape("clip", 24, 1024, 4096, 16, image=336, patch=14)
