@@ -104,7 +104,7 @@ def fingerprint(
     from tokenreduce.inference import pick_device
 
     return {
-        "code": _digest_of_files(_core_files(), _core()),
+        "code": code_digest(),
         "benchmark": _digest_of_class(benchmark),
         "adapter": _digest_of_class(adapter),
         "weights": weights_digest(directory),
@@ -123,6 +123,11 @@ def of_cell(whole: Mapping[str, str], cell: Cell) -> dict[str, str]:
     return {
         name: text for name, text in whole.items() if not name.startswith(REDUCER) or name in own
     }
+
+
+def code_digest() -> str:
+    """Return a digest of those source files of the core that answers depend on."""
+    return _digest_of_files(_core_files(), _core())
 
 
 def weights_digest(directory: Path) -> str:

@@ -110,6 +110,11 @@ class Registry:
         """Return a benchmark class; unknown names raise :class:`ConfigError`."""
         return cast("type[Benchmark]", self._get("benchmarks", name))
 
+    def make_benchmark(self, written: Mapping[str, Any]) -> Benchmark:
+        """Make the benchmark that stands in YAML with every setting written out."""
+        settings = {name: value for name, value in written.items() if name != "use"}
+        return self.benchmark(written["use"]).model_validate(settings)
+
     def _get(self, kind: Kind, name: str) -> type[Any]:
         found = self._classes[kind].get(name)
         if found is None:

@@ -85,6 +85,16 @@ class Worker(Protocol):
     def run(self, unit: Unit) -> Iterator[Record]:
         """Yield each record as soon as it is made."""
 
+    def ahead(self, unit: Unit | None) -> None:
+        """Prepare for a unit that comes after those that were given and announced so far.
+
+        May be called from another thread, while a unit runs. None: the one that was announced
+        last will not come.
+        """
+
+    def close(self) -> None:
+        """End what runs beside the units."""
+
 
 MakeWorker = Callable[[], Worker]
 """Makes a worker in the process that it will live in; can be pickled."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
-from tokenreduce.clips import ClipRequest, Clips, smaller
+from tokenreduce.clips import AHEAD, ClipRequest, Clips, smaller
 from tokenreduce.config import Classes, parse_stages
 from tokenreduce.errors import ReducerError, TokenReduceError
 from tokenreduce.inference import Answer, EncodedVideo, Loaded, answer_each, first_token, load_model
@@ -15,6 +17,8 @@ from tokenreduce.records import Record, SampleRecord, TimingRecord
 from tokenreduce.units import Unit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokenreduce.benchmark import Benchmark, Sample
     from tokenreduce.cells import Cell, Setup
     from tokenreduce.reducer import Reducer
@@ -34,13 +38,17 @@ class ModelWorker:
         Where adapters, reducers and benchmarks are found.
     share
         Whether cells share what their prefills have in common.
+    ahead
+        Bytes of frames that may be decoded ahead; see :class:`tokenreduce.clips.Clips`.
     """
 
-    def __init__(self, registry: Registry, *, share: bool = True) -> None:
+    def __init__(self, registry: Registry, *, share: bool = True, ahead: int = AHEAD) -> None:
         self._registry, self._most = registry, MOST_SHARED if share else 1
         self._classes = Classes(registry.reducers, registry.benchmarks)
         self._loaded: tuple[str, Loaded] | None = None
-        self._clips = Clips()
+        self.clips = Clips(ahead)
+        self._coming: list[Unit] = []
+        self._lock = Lock()  # units are announced from other threads
 
     def run(self, unit: Unit) -> Iterator[Record]:
         """Yield each record as soon as it is made.
@@ -51,7 +59,11 @@ class ModelWorker:
             If the model cannot be loaded, or a layer does not exist in it.
         """
         loaded = self.load(unit.setup)
-        asking = Asking(loaded, self._clips)
+        asking = Asking(loaded, self.clips)
+        with self._lock:
+            if unit in self._coming:
+                del self._coming[: self._coming.index(unit) + 1]
+            self.clips.begin(asking.requests(unit), self._requests())
         try:
             match unit.kind:
                 case "answers":
@@ -63,7 +75,33 @@ class ModelWorker:
                 case "calibration":
                     yield from self._calibrations(unit, asking)
         finally:
-            self._clips.forget()
+            self.clips.forget()
+
+    def ahead(self, unit: Unit | None) -> None:
+        """Decode the video of a unit that comes next, once its model is known; see `Worker`."""
+        with self._lock:
+            if unit is not None:
+                self._coming.append(unit)
+            elif self._coming:
+                self._coming.pop()
+            self.clips.expect(self._requests())
+
+    def close(self) -> None:
+        """Let go of all frames, and end what decodes."""
+        with self._lock:
+            self._coming.clear()
+        self.clips.close()
+
+    def _requests(self) -> list[list[ClipRequest]]:
+        """Return what the units ask for that come next, as far as that is known."""
+        key, loaded = self._loaded or (None, None)
+        return [
+            Asking(loaded, self.clips).requests(unit)
+            for unit in self._coming
+            # How many frames a model samples is known when it is there. Nothing runs beside what
+            # is timed, and the others ask about too many videos.
+            if loaded is not None and unit.setup.model_key() == key and unit.kind == "answers"
+        ]
 
     def load(self, setup: Setup) -> Loaded:
         """Return the model of a setup; the last one stays loaded."""
@@ -86,7 +124,7 @@ class ModelWorker:
         return cast("tuple[Reducer, ...]", parse_stages(cell.reducers, self._classes))
 
     def _answers(self, unit: Unit, asking: Asking) -> Iterator[SampleRecord]:
-        benchmark = self._benchmark(unit.setup)
+        benchmark = self._registry.make_benchmark(unit.setup.benchmark)
         for sample in unit.samples:
             left = [(k, cell) for k, cell in unit.cells if (k, sample.id) not in unit.done]
             for alike in _same_input(left):
@@ -184,13 +222,11 @@ class ModelWorker:
         cells = [(key, cell, self.reducers(cell)) for key, cell in unit.cells]
         yield from calibrations(asking, unit.samples, cells)
 
-    def _benchmark(self, setup: Setup) -> Benchmark:
-        settings = {k: v for k, v in setup.benchmark.items() if k != "use"}
-        return self._registry.benchmark(setup.benchmark["use"]).model_validate(settings)
-
 
 class Asking:
     """Inputs of questions for one model: a video is decoded once, and encoded once as it is shown.
+
+    It is let go as soon as another video is asked about.
 
     Parameters
     ----------
@@ -202,11 +238,20 @@ class Asking:
 
     def __init__(self, loaded: Loaded, clips: Clips) -> None:
         self.loaded, self._clips = loaded, clips
+        self._path: Path | None = None
         self._encoded: dict[tuple[ClipRequest, float], EncodedVideo] = {}
 
     def video(self, sample: Sample, cell: Cell) -> Video:
         """Return the frames that a cell is shown, before they are made smaller."""
-        return self._clips.get(self.request(sample, cell))
+        return self._get(self.request(sample, cell))
+
+    def requests(self, unit: Unit) -> list[ClipRequest]:
+        """Return what a unit asks for, without what cannot be asked for: that is told later."""
+        cells, found = dict(unit.cells), dict[ClipRequest, None]()
+        for key, sample in unit.todo():
+            with suppress(TokenReduceError):
+                found[self.request(sample, cells[key])] = None
+        return list(found)
 
     def request(self, sample: Sample, cell: Cell) -> ClipRequest:
         """Return what of its file a question needs in a cell."""
@@ -219,10 +264,17 @@ class Asking:
         request = self.request(sample, cell)
         shown = request, cell.size_share
         if shown not in self._encoded:
-            video = self._clips.get(request)
+            video = self._get(request)
             frames = smaller(video.frames, cell.size_share)
             self._encoded[shown] = EncodedVideo(self.loaded, frames, video.timestamps)
         return self._encoded[shown].inputs(sample.question)
+
+    def _get(self, request: ClipRequest) -> Video:
+        if request.path != self._path:
+            self._path = request.path
+            self._encoded.clear()
+            self._clips.forget(but=request.path)
+        return self._clips.get(request)
 
 
 def reason(error: Exception, limit: int = 300) -> str:
@@ -286,14 +338,18 @@ def _record(
     )
 
 
-def make_worker(block: tuple[str, ...] = (), strict: bool = False) -> ModelWorker:
+def make_worker(
+    block: tuple[str, ...] = (), strict: bool = False, ahead: int = AHEAD
+) -> ModelWorker:
     """Make a worker with the plugins that are installed where it lives.
 
     Parameters
     ----------
     block, strict
         See :class:`tokenreduce.config.PluginSettings`.
+    ahead
+        Bytes of frames that may be decoded ahead.
     """
     from tokenreduce.plugins import load_plugins
 
-    return ModelWorker(load_plugins(block=block, strict=strict).registry)
+    return ModelWorker(load_plugins(block=block, strict=strict).registry, ahead=ahead)

@@ -122,6 +122,12 @@ class FakeWorker:
             else:
                 yield answer(key, sample)
 
+    def ahead(self, unit: Unit | None) -> None:
+        note(self.told.notes, "ahead", "none" if unit is None else unit.samples[0].id)
+
+    def close(self) -> None:
+        note(self.told.notes, "close", "")
+
     def _die_perhaps(self, key: str, sample: Sample) -> None:
         for cell, question, how, times in self.told.deaths:
             if (cell, question) == (key, sample.id):

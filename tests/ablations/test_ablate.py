@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -126,6 +127,20 @@ def test_what_is_finished_is_not_asked_again(asked: Asked, tmp_path: Path) -> No
     assert asked.take() == 3 * (len(spread) - 8)
 
 
+def test_a_question_that_was_changed_is_asked_again(asked: Asked, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    shutil.copy(Path(__file__).parents[2] / "examples" / "ring.mp4", tmp_path)
+    data = grid(benchmark={"use": "jsonl", "file": str(questions)})
+    for color, lists in (("red", 6), ("red", 0), ("blue", 3)):
+        lines = [
+            {"id": name, "video": "ring.mp4", "question": f"is it {said} ?", "answer": "yes"}
+            for name, said in (("a", color), ("b", "red"))
+        ]
+        questions.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        tokenreduce.ablate(data, tmp_path / "out")
+        assert asked.take() == lists  # questions, in three rows
+
+
 def test_failed_questions_are_kept_and_asked_again_on_request(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +175,46 @@ def test_timings_and_pictures_are_made_once(tmp_path: Path) -> None:
     tokenreduce.ablate(data, tmp_path)
     with Store.read(tmp_path) as store:
         assert [store.timings(key) for key in keys] == timings
+
+
+def test_more_rounds_are_timed_where_fewer_were_and_other_seeds_are_not(tmp_path: Path) -> None:
+    for repeats in (1, 3):
+        timing = {"samples": 1, "repeats": repeats}
+        tokenreduce.ablate(grid(limit=1, seeds=[0, 1], timing=timing), tmp_path)
+        with Store.read(tmp_path) as store:
+            rounds = {
+                (cell.label, cell.seed): [timed.round for timed in store.timings(key)]
+                for key, cell in store.cells()
+            }
+        labels, wanted = ("keep_all", "vas", "random"), list(range(repeats))
+        assert rounds == {(label, 0): wanted for label in labels} | {
+            (label, 1): [] for label in labels
+        }
+
+
+def test_every_cell_is_shown_its_own_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = worker.answer_each
+    asked: list[int] = []
+
+    def seen(loaded: Any, inputs: Any, variants: Any, **settings: Any) -> Any:
+        asked.append(len(variants))
+        return original(loaded, inputs, variants, **settings)
+
+    monkeypatch.setattr(worker, "answer_each", seen)
+    frames = {"sweep": [4, 8]}
+    data = grid(limit=1, reducers={"fastv": {}}, baselines=True, frames=frames)
+    tokenreduce.ablate(data, tmp_path)
+    with Store.read(tmp_path) as store:
+        tokens = {
+            (cell.setup.frames, cell.label): record.visual_tokens
+            for key, cell in store.cells()
+            for record in store.records(key)
+        }
+    # 16 tokens a frame; the embedded model scales smaller frames up again.
+    each = {"keep_all": 16, "fastv": 16, "random": 16, "fewer frames": 8, "smaller frames": 16}
+    assert tokens == {(n, label): n * count for n in (4, 8) for label, count in each.items()}
+    # Whole frames in three rows, fewer and smaller ones in one each, for both setups.
+    assert sorted(asked) == [1, 1, 1, 1, 3, 3]
 
 
 def test_equal_budgets_are_met_on_other_videos(tmp_path: Path) -> None:

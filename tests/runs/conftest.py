@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,6 +120,10 @@ class Observed:
 
     def benchmark(self, name: str) -> type[Benchmark]:
         return self.benchmarks[name]
+
+    def make_benchmark(self, written: Mapping[str, Any]) -> Benchmark:
+        settings = {name: value for name, value in written.items() if name != "use"}
+        return self.benchmark(written["use"])(**settings)
 
     def notify(self, event: str, **arguments: Any) -> None:
         self.events.append((event, arguments))

@@ -23,7 +23,7 @@ from tokenreduce.records import SampleRecord
 from tokenreduce.runner import answer_clip, compare
 from tokenreduce.store import Store
 from tokenreduce.testing.tiny import PER_FRAME, VIDEO
-from tokenreduce.video import load_video
+from tokenreduce.video import VideoPass, load_video
 from tokenreduce.worker import reason
 from tokenreduce_plugins.fastv import FastV
 from tokenreduce_plugins.keep_all import KeepAll
@@ -161,17 +161,18 @@ def test_each_video_is_decoded_and_encoded_once(
 ) -> None:
     decoded: list[Path] = []
     encoded: list[int] = []
-    original, tower = clips.load_video, SiglipVisionModel.forward
+    tower = SiglipVisionModel.forward
 
-    def load(path: Path, *args: Any, **kwargs: Any) -> Any:
-        decoded.append(path)
-        return original(path, *args, **kwargs)
+    class Counted(VideoPass):
+        def __init__(self, path: Path, *args: Any) -> None:
+            decoded.append(path)
+            super().__init__(path, *args)
 
     def encode(*args: Any, **kwargs: Any) -> Any:
         encoded.append(1)
         return tower(*args, **kwargs)
 
-    monkeypatch.setattr(clips, "load_video", load)
+    monkeypatch.setattr(clips, "VideoPass", Counted)
     monkeypatch.setattr(SiglipVisionModel, "forward", encode)
     monkeypatch.setattr("tokenreduce.runner.TIMED_SAMPLES", 1)
     rows = {"half": (HALF,), "vcc": (Vcc(layer=0),)}

@@ -9,12 +9,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tokenreduce.ablations.forecast import Forecast, Forecaster, apart, shared
-from tokenreduce.ablations.held_out import slice_of
-from tokenreduce.ablations.questions import before_each, list_questions, spread
+from tokenreduce.ablations.questions import choose_questions, list_questions, spread
 from tokenreduce.clips import Clips, smaller
 from tokenreduce.config import Classes, parse_stages
 from tokenreduce.course import Variant
-from tokenreduce.errors import ConfigError
 from tokenreduce.inference import Loaded, load_model
 from tokenreduce.layout import Role
 from tokenreduce.worker import MOST_SHARED, Asking
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tokenreduce.ablations.grid import Grid
-    from tokenreduce.benchmark import Benchmark, Progress, Sample
-    from tokenreduce.cells import Cell, Setup
+    from tokenreduce.benchmark import Progress, Sample
+    from tokenreduce.cells import Cell
     from tokenreduce.cost import DecoderShape
     from tokenreduce.layout import Layout
     from tokenreduce.reducer import Reducer
@@ -194,7 +192,10 @@ class _SetupRun:
         self._classes = Classes(registry.reducers, registry.benchmarks)
         setup = cells[0].setup
         self._setup = setup
-        self._samples = _questions(setup, grid, registry)
+        listed = list_questions(registry.make_benchmark(setup.benchmark))
+        self._samples = choose_questions(
+            listed, turn=setup.turn, held_out=grid.slice, limit=grid.limit
+        ).samples
         self._loaded = load_model(
             setup.model,
             registry.adapters,
@@ -288,22 +289,6 @@ class _SetupRun:
         if name not in self._dependent:
             self._dependent[name] = self._forecaster.depends_on_content(self._reducers(cell))
         return self._dependent[name]
-
-
-def _questions(setup: Setup, grid: Grid, registry: Registry) -> list[Sample]:
-    settings = {name: value for name, value in setup.benchmark.items() if name != "use"}
-    made: Benchmark = registry.benchmark(setup.benchmark["use"]).model_validate(settings)
-    samples = list_questions(made)
-    if setup.turn > 1:
-        before = before_each(samples)
-        samples = [sample for sample in samples if sample.id in before]
-    if grid.slice is not None:
-        samples = slice_of(samples, grid.slice)[1]
-    if grid.limit is not None:
-        samples = spread(samples, grid.limit)
-    if not samples:
-        raise ConfigError(f"benchmark '{made.name}' has no question: look at its settings.")
-    return samples
 
 
 def _layout(loaded: Loaded, asking: Asking, sample: Sample, cell: Cell) -> Layout:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
+from tokenreduce.ablations.held_out import slice_of
+from tokenreduce.cells import digest
 from tokenreduce.errors import ConfigError, TokenReduceError
+from tokenreduce.fingerprint import sample_digest
 
 if TYPE_CHECKING:
     from tokenreduce.benchmark import Benchmark, Progress, Sample
@@ -20,7 +25,7 @@ def list_questions(benchmark: Benchmark, progress: Progress | None = None) -> li
     Raises
     ------
     ConfigError
-        If it cannot list them, or two of them have one id.
+        If it cannot list them, there is none, or two of them have one id.
     """
     try:
         samples = benchmark.samples(progress)
@@ -31,6 +36,8 @@ def list_questions(benchmark: Benchmark, progress: Progress | None = None) -> li
             f"benchmark '{benchmark.name}' cannot list its questions: {type(error).__name__}: "
             f"{error}; look at its files and settings."
         ) from error
+    if not samples:
+        raise ConfigError(f"benchmark '{benchmark.name}' has no question: look at its settings.")
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
@@ -40,6 +47,74 @@ def list_questions(benchmark: Benchmark, progress: Progress | None = None) -> li
             )
         seen.add(sample.id)
     return samples
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions of a setup, and those that are held out of its tables to solve budgets on.
+
+    Attributes
+    ----------
+    samples, held_out
+        Both of them.
+    before
+        Of second turns: by the id of each question the one that is asked before it.
+    alone
+        How many questions are left out because there is none to be asked before them.
+    """
+
+    samples: tuple[Sample, ...]
+    held_out: tuple[Sample, ...] = ()
+    before: Mapping[str, Sample] = field(default_factory=dict)
+    alone: int = 0
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digest of each question by its id; one after another question is one of its own."""
+        return {s.id: self._digest(s) for s in (*self.samples, *self.held_out)}
+
+    def _digest(self, sample: Sample) -> str:
+        own, before = sample_digest(sample), self.before.get(sample.id)
+        return own if before is None else digest([own, sample_digest(before)])
+
+
+def choose_questions(
+    listed: Sequence[Sample], *, turn: int = 1, held_out: float | None = None, limit: int | None
+) -> Asked:
+    """Choose the questions of a setup.
+
+    Parameters
+    ----------
+    listed
+        All questions of its benchmark.
+    turn
+        Of the setup.
+    held_out
+        Share of the videos to solve budgets on; None: no budget is solved.
+    limit
+        At most so many questions of those that are left; None: all.
+
+    Raises
+    ------
+    ConfigError
+        If none is left, or the videos cannot be parted.
+    """
+    samples = list(listed)
+    # Of all questions: a limit is no reason to ask another one before.
+    before = before_each(samples) if turn > 1 else {}
+    if turn > 1:
+        samples = [sample for sample in samples if sample.id in before]
+        if not samples:
+            raise ConfigError(
+                "no clip of the benchmark has two questions: a second turn needs a first one."
+            )
+    alone = len(listed) - len(samples)
+    apart: list[Sample] = []
+    if held_out is not None:
+        apart, samples = slice_of(samples, held_out)
+    if limit is not None:
+        samples = spread(samples, limit)
+    return Asked(tuple(samples), tuple(apart), before, alone)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

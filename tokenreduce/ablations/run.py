@@ -6,21 +6,27 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenreduce.ablations.budget import Solution
 from tokenreduce.ablations.grid import Grid, parse_grid
-from tokenreduce.ablations.held_out import slice_of
-from tokenreduce.ablations.questions import before_each, by_video, list_questions, spread
+from tokenreduce.ablations.places import located, located_sample
+from tokenreduce.ablations.questions import (
+    Asked,
+    by_video,
+    choose_questions,
+    list_questions,
+    spread,
+)
 from tokenreduce.cells import Cell, Setup, digest
+from tokenreduce.clips import AHEAD
 from tokenreduce.config import EMBEDDED_MODEL, Classes, parse_stages, plugin_settings
 from tokenreduce.engines import Engine, Status
 from tokenreduce.engines import engine as make_engine
 from tokenreduce.errors import ConfigError, WorkerError
-from tokenreduce.fingerprint import fingerprint, of_cell, sample_digest
+from tokenreduce.fingerprint import fingerprint, of_cell
 from tokenreduce.inference import Loaded, find_checkpoint, load_model
 from tokenreduce.overrides import read_yaml
 from tokenreduce.plugins import PluginManager, load_plugins
@@ -47,6 +53,7 @@ def ablate(
     progress: Tell | None = None,
     plugins: PluginManager | None = None,
     retry_failed: bool = False,
+    decode_ahead: int = AHEAD,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Results:
@@ -67,6 +74,9 @@ def ablate(
         Where reducers, adapters and benchmarks are found; by default the installed ones.
     retry_failed
         Whether questions that failed before are asked again.
+    decode_ahead
+        Bytes of frames of the next videos that each worker may hold while its model works; 0:
+        videos are decoded when they are asked about.
     say
         Told what people should know before work begins, line by line: where it is done, and at
         which addresses processes listen.
@@ -91,7 +101,7 @@ def ablate(
     found = plugins or load_plugins(block=settings.block, strict=settings.strict)
     classes = Classes(found.registry.reducers, found.registry.benchmarks)
     parsed = parse_grid(data, classes, source)
-    make = partial(make_worker, settings.block, settings.strict)
+    make = partial(make_worker, settings.block, settings.strict, decode_ahead)
     return run_grid(
         parsed,
         data,
@@ -170,19 +180,6 @@ def _folder(out: Path | str | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The questions of a setup, and those that are held out of its tables to solve budgets on.
-
-    ``before`` has, for second turns, the question that is asked before each.
-    """
-
-    samples: tuple[Sample, ...]
-    held_out: tuple[Sample, ...]
-    digests: Mapping[str, str]
-    before: Mapping[str, Sample] = field(default_factory=dict)
-
-
 class _Run:
     """One run of a grid over a store and an engine."""
 
@@ -202,6 +199,9 @@ class _Run:
         self.say = say
         self.notes = list(grid.notes)
         self.setups = {cell.setup.key(): cell.setup for cell in grid.cells}
+        self.located = {
+            key: located(setup, self._benchmark(setup)) for key, setup in self.setups.items()
+        }
         self._check_layers()
         self.asked = self._questions()
         self.fingerprints = {key: self._fingerprint(setup) for key, setup in self.setups.items()}
@@ -286,43 +286,24 @@ class _Run:
                 report.add(("reducers", cell.label), str(error))
         report.raise_if_any("the grid")
 
-    def _questions(self) -> dict[str, _Asked]:
+    def _questions(self) -> dict[str, Asked]:
         """List the questions of every setup; of equal benchmarks once."""
         listed: dict[str, list[Sample]] = {}
-        found: dict[str, _Asked] = {}
+        found: dict[str, Asked] = {}
         for key, setup in self.setups.items():
             name = digest(setup.benchmark)
             if name not in listed:
-                listed[name] = list_questions(self._benchmark(setup), self._rendering())
-            held_out: list[Sample] = []
-            samples = listed[name]
-            before: dict[str, Sample] = {}
-            if setup.turn > 1:
-                # Of all questions: a limit is no reason to ask another one before.
-                before = before_each(samples)
-                samples = self._with_another(samples, before)
-            if self.grid.slice is not None:
-                held_out, samples = slice_of(samples, self.grid.slice)
-            if self.grid.limit is not None:
-                samples = spread(samples, self.grid.limit)
-            digests = {s.id: _digest_after(s, before.get(s.id)) for s in (*samples, *held_out)}
-            found[key] = _Asked(tuple(samples), tuple(held_out), digests, before)
+                asked = list_questions(self._benchmark(setup), self._rendering())
+                listed[name] = [located_sample(sample) for sample in asked]
+            found[key] = choose_questions(
+                listed[name], turn=setup.turn, held_out=self.grid.slice, limit=self.grid.limit
+            )
+        self.notes += [
+            f"{alone} questions are the only ones about their clip: no second turn asks them."
+            for alone in dict.fromkeys(asked.alone for asked in found.values())
+            if alone
+        ]
         return found
-
-    def _with_another(
-        self, samples: Sequence[Sample], before: Mapping[str, Sample]
-    ) -> list[Sample]:
-        """Return the questions that there is another one to be asked before."""
-        left = [sample for sample in samples if sample.id in before]
-        if not left:
-            raise ConfigError(
-                "no clip of the benchmark has two questions: a second turn needs a first one."
-            )
-        if alone := len(samples) - len(left):
-            self.notes.append(
-                f"{alone} questions are the only ones about their clip: no second turn asks them."
-            )
-        return left
 
     def _rendering(self) -> Callable[[int, int, str], None]:
         def tell(done: int, total: int, what: str) -> None:
@@ -332,8 +313,7 @@ class _Run:
         return tell
 
     def _benchmark(self, setup: Setup) -> Benchmark:
-        settings = {name: value for name, value in setup.benchmark.items() if name != "use"}
-        return self.registry.benchmark(setup.benchmark["use"]).model_validate(settings)
+        return self.registry.make_benchmark(setup.benchmark)
 
     def _fingerprint(self, setup: Setup) -> dict[str, str]:
         directory, adapter = find_checkpoint(setup.model, self.registry.adapters)
@@ -352,7 +332,12 @@ class _Run:
         known = store.calibrations()
         missing = [(key, cell) for key, cell in wanted.items() if key not in known]
         units = [
-            Unit("calibration", cells[0][1].setup, self._of(cells[0][1]).held_out, tuple(cells))
+            Unit(
+                "calibration",
+                self._located(cells[0][1]),
+                self._of(cells[0][1]).held_out,
+                tuple(cells),
+            )
             for cells in _grouped(missing, lambda cell: cell.setup.key())
         ]
         self._do("calibration", units, store, working)
@@ -362,8 +347,11 @@ class _Run:
             for cell in self.grid.cells
         ]
 
-    def _of(self, cell: Cell) -> _Asked:
+    def _of(self, cell: Cell) -> Asked:
         return self.asked[cell.setup.key()]
+
+    def _located(self, cell: Cell) -> Setup:
+        return self.located[cell.setup.key()]
 
     def _budget_key(self, cell: Cell) -> str:
         """Return what a solution is known by: cell, budget, and the questions it is solved on."""
@@ -377,7 +365,7 @@ class _Run:
         units: dict[tuple[str, int], list[Unit]] = {}
         finished = {key: store.finished(key) for key, _ in cells}
         for group in _grouped(cells, lambda cell: _same_worker(cell.setup)):
-            setup, asked = group[0][1].setup, self._of(group[0][1])
+            setup, asked = self._located(group[0][1]), self._of(group[0][1])
             for number, samples in enumerate(by_video(asked.samples)):
                 done = frozenset(
                     (key, sample.id)
@@ -391,7 +379,7 @@ class _Run:
                     samples,
                     tuple(group),
                     done,
-                    asked.digests,
+                    {s.id: asked.digests[s.id] for s in samples},
                     before={s.id: asked.before[s.id] for s in samples if s.id in asked.before},
                 )
                 units.setdefault((setup.model_key(), number), []).append(unit)
@@ -403,7 +391,7 @@ class _Run:
             return []
         units = []
         for group in groups:
-            setup, asked = group[0][1].setup, self._of(group[0][1])
+            setup, asked = self._located(group[0][1]), self._of(group[0][1])
             baseline = group[0][0]
             failed = {(key, sample) for key, _ in group for sample in store.failed(key)}
             answered = [s for s in asked.samples if (baseline, s.id) not in failed]
@@ -426,7 +414,7 @@ class _Run:
     def _pictures(self, store: Store, groups: Sequence[Sequence[tuple[str, Cell]]]) -> list[Unit]:
         units = []
         for group in groups if self.grid.pictures else ():
-            setup, asked = group[0][1].setup, self._of(group[0][1])
+            setup, asked = self._located(group[0][1]), self._of(group[0][1])
             failed = {(key, sample) for key, _ in group for sample in store.failed(key)}
             drawn = {(key, picture.sample) for key, _ in group for picture in store.pictures(key)}
             for sample in spread(asked.samples, self.grid.pictures):
@@ -452,12 +440,6 @@ def _same_worker(setup: Setup) -> str:
     That is model and benchmark, and the turn: not every question has another one before it.
     """
     return digest([setup.model_key(), dict(setup.benchmark), setup.turn])
-
-
-def _digest_after(sample: Sample, before: Sample | None) -> str:
-    """Return the digest of a question; one after another question is a question of its own."""
-    own = sample_digest(sample)
-    return own if before is None else digest([own, sample_digest(before)])
 
 
 def _grouped(

@@ -27,6 +27,11 @@ class InlineSlot(Slot):
         assert self._worker is not None
         self._events = events(self._worker, unit)
 
+    def ahead(self, unit: Unit | None) -> None:
+        """Tell the worker."""
+        assert self._worker is not None
+        self._worker.ahead(unit)
+
     def receive(self) -> Event:
         """Work until there is something to say."""
         return next(self._events)
@@ -36,11 +41,14 @@ class InlineSlot(Slot):
 
     def leave(self) -> None:
         """Drop the worker, and with it the model that it has loaded."""
-        self._worker, self._events = None, iter(())
+        self._events = iter(())
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
 
 
 class InlineEngine(Pool[InlineSlot]):
-    """One worker in the calling process: no start-up time, and nothing runs beside it."""
+    """One worker in the calling process: no start-up time."""
 
     def open(self) -> None:
         """Make the one place."""

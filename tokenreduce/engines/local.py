@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
-from tokenreduce.engines.child import STOP
+from tokenreduce.engines.child import AHEAD, STOP
 from tokenreduce.engines.events import Event
 from tokenreduce.engines.pool import Pool, Slot
 from tokenreduce.units import MakeWorker, Unit
@@ -54,6 +54,10 @@ class LocalSlot(Slot):
     def give(self, unit: Unit) -> None:
         """Send the unit."""
         self._send(pickle.dumps(unit))
+
+    def ahead(self, unit: Unit | None) -> None:
+        """Send the announcement."""
+        self._send(AHEAD + pickle.dumps(unit))
 
     def receive(self) -> Event:
         """Return the next event; that the worker is gone if there is none."""

@@ -103,6 +103,8 @@ class Slot(ABC):
         ``down``: there is no worker. ``starting``, ``idle`` and ``busy``: there is one.
     task
         The unit that it is busy with.
+    reserved
+        The unit that comes after that, unless another worker is idle before.
     loaded
         Key of the model of its last unit.
     failed_starts
@@ -112,6 +114,7 @@ class Slot(ABC):
     def __init__(self) -> None:
         self.state: Literal["down", "starting", "idle", "busy"] = "down"
         self.task: Task | None = None
+        self.reserved: Task | None = None
         self.loaded: str | None = None
         self.failed_starts = 0
 
@@ -122,6 +125,10 @@ class Slot(ABC):
     @abstractmethod
     def give(self, unit: Unit) -> None:
         """Give the worker a unit."""
+
+    @abstractmethod
+    def ahead(self, unit: Unit | None) -> None:
+        """Announce the next unit to a worker; None: the one announced last will not come."""
 
     @abstractmethod
     def receive(self) -> Event:
@@ -139,7 +146,7 @@ class Slot(ABC):
         """End the worker and forget it."""
         self.kill()
         self.leave()
-        self.state, self.task, self.loaded = "down", None, None
+        self.state, self.task, self.reserved, self.loaded = "down", None, None, None
 
 
 SlotT = TypeVar("SlotT", bound=Slot)
@@ -181,6 +188,8 @@ class Pool(Engine, Generic[SlotT]):
             while not work.over:
                 usable = [slot for slot in self.slots if slot.failed_starts < STARTS]
                 self._employ(work, make_worker, self._alone(usable) if alone else usable)
+                if not alone:
+                    self._announce(work)
                 for slot in self.wait([s for s in self.slots if s.state in ("starting", "busy")]):
                     self._handle(slot, slot.receive(), work)
         except BaseException:  # an interrupt, or a record that cannot be written
@@ -209,7 +218,11 @@ class Pool(Engine, Generic[SlotT]):
     def _employ(self, work: Work, make_worker: MakeWorker, slots: Sequence[SlotT]) -> None:
         """Give idle workers something to do, and start as many more as can have something."""
         for slot in slots:
-            if slot.state == "idle" and (task := work.take(slot.loaded)) is not None:
+            if slot.state != "idle":
+                continue
+            own, slot.reserved = slot.reserved, None
+            if (task := work.take(slot.loaded, own)) is not None:
+                self._take_back(task)
                 slot.state, slot.task, slot.loaded = "busy", task, task.model
                 slot.give(task.left())
         starting = sum(slot.state == "starting" for slot in slots)
@@ -217,6 +230,21 @@ class Pool(Engine, Generic[SlotT]):
         for slot in down[: max(0, work.waiting - starting)]:
             slot.state = "starting"
             slot.start(make_worker)
+
+    def _take_back(self, task: Task) -> None:
+        """Tell a worker that a unit which was announced to it goes to another one."""
+        for slot in self.slots:
+            if slot.reserved is task:
+                slot.reserved = None
+                slot.ahead(None)
+
+    def _announce(self, work: Work) -> None:
+        """Tell each busy worker what comes next."""
+        for slot in self.slots:
+            if slot.state == "busy" and slot.reserved is None:
+                slot.reserved = work.reserve(slot.loaded)
+                if slot.reserved is not None:
+                    slot.ahead(slot.reserved.left())
 
     def _handle(self, slot: SlotT, event: Event, work: Work) -> None:
         if slot.state == "starting":
@@ -228,6 +256,8 @@ class Pool(Engine, Generic[SlotT]):
             work.add(task, event.record)
             return
         if event.kind == "lost":
+            if slot.reserved is not None:
+                work.release(slot.reserved)
             slot.clear()
             work.fail(task, event.reason)
             return

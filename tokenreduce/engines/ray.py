@@ -7,6 +7,7 @@ import os
 import pickle
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,13 @@ from tokenreduce.engines.listening import listening
 from tokenreduce.engines.local import cores
 from tokenreduce.engines.pool import Pool, Slot
 from tokenreduce.errors import ConfigError, WorkerError
+from tokenreduce.fingerprint import code_digest
 from tokenreduce.units import MakeWorker, Unit, Worker
 
 _PATIENCE = 300.0  # seconds without any worker before the run is given up
 _LONGEST = 25  # bytes of the path of the temporary folder; Ray adds some seventy
 _LINE = 200  # characters of what Ray says that are kept
+_BESIDE = "beside"  # of an actor's methods that run while it does a unit
 _OBJECTS = 100 * 2**20  # bytes of shared memory for records, which are small
 
 
@@ -32,8 +35,22 @@ class RayWorker:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def start(self, make_worker: bytes) -> Event:
-        """Make the worker."""
+    def start(self, make_worker: bytes, code: str) -> Event:
+        """Make the worker, if the code here is that of the process that sends the units.
+
+        Parameters
+        ----------
+        make_worker
+            Pickle of what makes it.
+        code
+            From :func:`tokenreduce.fingerprint.code_digest`, there.
+        """
+        if code_digest() != code:
+            return Event(
+                "refused",
+                reason=f"the code of tokenreduce on the node '{socket.gethostname()}' is not that "
+                "of the process that started the run: install the same version on both.",
+            )
         self._worker, event = start(lambda: cast(MakeWorker, pickle.loads(make_worker)))
         return event
 
@@ -41,6 +58,11 @@ class RayWorker:
         """Do a unit."""
         assert self._worker is not None
         yield from events(self._worker, pickle.loads(unit))
+
+    def ahead(self, unit: bytes) -> None:
+        """Announce a unit, or take back the last announcement."""
+        assert self._worker is not None
+        self._worker.ahead(pickle.loads(unit))
 
 
 class RaySlot(Slot):
@@ -61,11 +83,15 @@ class RaySlot(Slot):
     def start(self, make_worker: MakeWorker) -> None:
         """Ask Ray for an actor, which waits until a node has room for it."""
         self._actor = self._class.remote()
-        self.pending = self._actor.start.remote(pickle.dumps(make_worker))
+        self.pending = self._actor.start.remote(pickle.dumps(make_worker), code_digest())
 
     def give(self, unit: Unit) -> None:
         """Send the unit; its events come as a stream."""
         self.pending = self._actor.run.options(num_returns="streaming").remote(pickle.dumps(unit))
+
+    def ahead(self, unit: Unit | None) -> None:
+        """Send the announcement, which does not wait until the unit before is done."""
+        self._actor.ahead.options(concurrency_group=_BESIDE).remote(pickle.dumps(unit))
 
     def receive(self) -> Event:
         """Return the next event; that the actor is gone if Ray says so."""
@@ -145,7 +171,13 @@ class RayEngine(Pool[RaySlot]):
         except BaseException:
             self.close()
             raise
-        remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0)
+        remote = ray.remote(
+            num_gpus=gpus,
+            num_cpus=cpus,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={_BESIDE: 1},
+        )
         self.slots = [RaySlot(remote(RayWorker)) for _ in range(self.workers or room)]
         self._share = gpus, cpus
 

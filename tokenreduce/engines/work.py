@@ -101,6 +101,7 @@ class Work:
     def __post_init__(self) -> None:
         self._waiting: dict[str, deque[Task]] = {}
         self._taken: set[Task] = set()
+        self._reserved: set[Task] = set()  # they wait, announced to a worker
         self._total = self._done = self._failed = 0
         for unit in self.units:
             missing = {(key, sample.id) for key, sample in unit.todo()}
@@ -120,20 +121,45 @@ class Work:
         """Whether every unit is finished or given up."""
         return not self._taken and not self.waiting
 
-    def take(self, loaded: str | None) -> Task | None:
+    def take(self, loaded: str | None, reserved: Task | None = None) -> Task | None:
         """Hand out a unit, for the model that a worker has loaded if any of that is waiting.
 
-        Otherwise for the model that the fewest workers are at, the first one of equal ones.
+        Otherwise for the model that the fewest workers are at, the first one of equal ones. Units
+        that are reserved for other workers come last.
+
+        Parameters
+        ----------
+        loaded
+            Key of the model.
+        reserved
+            The unit that is reserved for this worker.
         """
         waiting = [model for model, tasks in self._waiting.items() if tasks]
         if not waiting:
             return None
         at = Counter(task.model for task in self._taken)
         model = loaded if loaded in waiting else min(waiting, key=lambda each: at[each])
-        task = self._waiting[model].popleft()
+        task = reserved or self._free(model) or self._waiting[model][0]
+        self._waiting[task.model].remove(task)
+        self._reserved.discard(task)
         self._taken.add(task)
         self._tell()
         return task
+
+    def reserve(self, loaded: str | None) -> Task | None:
+        """Keep the next unit for the model of a worker, as long as others find something else."""
+        task = self._free(loaded)
+        if task is not None:
+            self._reserved.add(task)
+        return task
+
+    def release(self, task: Task) -> None:
+        """Let any worker have a unit that was reserved."""
+        self._reserved.discard(task)
+
+    def _free(self, model: str | None) -> Task | None:
+        waiting = self._waiting.get(model or "", ())
+        return next((task for task in waiting if task not in self._reserved), None)
 
     def add(self, task: Task, record: Record) -> None:
         """Keep a record of a unit that is at a worker."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenreduce.errors import ConfigError, VideoError
+from tokenreduce.errors import ConfigError, TokenReduceError, VideoError
 from tokenreduce.video.decoding import Index, Sampled, read_index, sample_frames
 from tokenreduce.video.sampling import frames_between, sample_indices
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
 MAX_FRAMES = 1024  # frames held in memory at once
@@ -100,34 +98,126 @@ def load_video(
     ConfigError
         `frames` or `sampling` is not valid, or `start` and `end` are no part of any clip.
     """
-    path = Path(path)
-    _check_file(path)
-    index = read_index(path)
-    part = _part(path, index, start, end)
-    picked = sample_indices(sampling, len(part), frames, index.rate)
-    indices = [part.start + i if i >= 0 else i for i in picked]
-    limit = MAX_FRAMES if max_frames is None else max_frames
-    if len(indices) > limit:
-        raise VideoError(
-            f"{path}: {sampling!r} picks {len(indices)} frames and the limit is {limit}; "
+    reading = VideoPass(path, [VideoRequest(frames, sampling, start, end)], max_frames, max_pixels)
+    (found,) = reading.decode()
+    if isinstance(found, TokenReduceError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """Frames that are wanted of a file; attributes as the parameters of :func:`load_video`."""
+
+    frames: int = 16
+    sampling: str = "uniform"
+    start: float | None = None
+    end: float | None = None
+
+
+class VideoPass:
+    """One pass over a file that serves several requests. Made, it has read the index only.
+
+    A broken file is read once for each of them, because what stands in for a lost frame depends on
+    the other frames that are read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    requests
+        What is wanted of it.
+    max_frames, max_pixels
+        As for :func:`load_video`, of each request.
+
+    Raises
+    ------
+    VideoError
+        If the file is missing, or not a video. What else is wrong is in the place of the request.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        requests: Sequence[VideoRequest],
+        max_frames: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        self._path = Path(path)
+        _check_file(self._path)
+        self._index = read_index(self._path)
+        self._pixels = MAX_PIXELS if max_pixels is None else max_pixels
+        limit = MAX_FRAMES if max_frames is None else max_frames
+        self._picked = [_picked(self._path, self._index, each, limit) for each in requests]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all frames take, by the size of a frame in the file's header."""
+        frames = sum(len(each.numbers) for each in self._picked if isinstance(each, _Picked))
+        return 3 * frames * min(self._index.pixels, self._pixels)
+
+    def decode(self, stop: Callable[[], bool] = lambda: False) -> list[Video | TokenReduceError]:
+        """Return for each request the frames that :func:`load_video` returns, or what it raises.
+
+        Parameters
+        ----------
+        stop
+            Asked at each frame whether to end.
+
+        Raises
+        ------
+        tokenreduce.video.decoding.Stopped
+            If ``stop`` says so.
+        """
+        lists = [each.numbers for each in self._picked if isinstance(each, _Picked)]
+        decoded = iter(_decoded_each(self._path, self._index, lists, self._pixels, stop))
+        return [
+            self._video(each, next(decoded)) if isinstance(each, _Picked) else each
+            for each in self._picked
+        ]
+
+    def _video(self, picked: _Picked, sampled: Sampled | VideoError) -> Video | VideoError:
+        import torch
+
+        if isinstance(sampled, VideoError):
+            return sampled
+        assert sampled.images is not None
+        index, numbers = self._index, picked.numbers
+        shown = [index.times[i if i >= 0 else picked.first] for i in numbers]
+        return Video(
+            frames=torch.from_numpy(sampled.images),
+            indices=tuple(numbers),
+            timestamps=tuple(float((time - index.times[0]) * index.unit) for time in shown),
+            fps=float(index.rate),
+            total_frames=len(index.times),
+            path=self._path,
+            bad_packets=index.missing + sampled.bad,
+            inexact=sum(sampled.inexact.get(i, 0) for i in numbers),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """Frame numbers of a request, and the first number of its part of the clip."""
+
+    numbers: list[int]
+    first: int
+
+
+def _picked(
+    path: Path, index: Index, request: VideoRequest, limit: int
+) -> _Picked | TokenReduceError:
+    try:
+        part = _part(path, index, request.start, request.end)
+        picked = sample_indices(request.sampling, len(part), request.frames, index.rate)
+    except TokenReduceError as error:
+        return error
+    if len(picked) > limit:
+        return VideoError(
+            f"{path}: {request.sampling!r} picks {len(picked)} frames and the limit is {limit}; "
             "sample fewer frames or raise max_frames."
         )
-    pixels = MAX_PIXELS if max_pixels is None else max_pixels
-    result, images = _decoded(path, index, indices, pixels)
-    import torch
-
-    first = index.times[0]
-    shown = [index.times[i if i >= 0 else part.start] for i in indices]
-    return Video(
-        frames=torch.from_numpy(images),
-        indices=tuple(indices),
-        timestamps=tuple(float((time - first) * index.unit) for time in shown),
-        fps=float(index.rate),
-        total_frames=len(index.times),
-        path=path,
-        bad_packets=index.missing + result.bad,
-        inexact=sum(result.inexact.get(i, 0) for i in indices),
-    )
+    return _Picked([part.start + i if i >= 0 else i for i in picked], part.start)
 
 
 def check_video(path: str | Path, frames: int = 1, sampling: str = "uniform") -> None:
@@ -190,21 +280,41 @@ def inspect_video(path: str | Path, frames: int = 4) -> Inspection:
     index = read_index(path)
     total = len(index.times)
     numbers = sample_indices("uniform", total, min(frames, total), index.rate)
-    found, _ = _decoded(path, index, numbers, MAX_PIXELS)
+    (found,) = _decoded_each(path, index, [numbers], MAX_PIXELS)
+    if isinstance(found, VideoError):
+        raise found
     bad = index.missing + found.bad
     return Inspection(total, float(index.rate), float(_seconds(index)), bad, path, index)
 
 
-def _decoded(
-    path: Path, index: Index, numbers: Sequence[int], pixels: int
-) -> tuple[Sampled, npt.NDArray[np.uint8]]:
-    result = sample_frames(path, index, numbers, pixels, careful=False)
-    if result.bad or result.inexact:
-        # One thread and no seeking lose the fewest frames around a broken packet.
-        result = sample_frames(path, index, numbers, pixels, careful=True)
-    if result.images is None:
-        raise VideoError(f"{path}: none of its {len(index.times)} frames can be decoded.")
-    return result, result.images
+def _decoded_each(
+    path: Path,
+    index: Index,
+    lists: Sequence[Sequence[int]],
+    pixels: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Sampled | VideoError]:
+    """Return the frames of each list of numbers, or why there is none."""
+    found = sample_frames(path, index, lists, pixels, careful=False, stop=stop)
+    if not any(one.bad or one.inexact or one.images is None for one in found):
+        return list(found)
+    if len(lists) > 1:
+        alone = (_decoded_each(path, index, [numbers], pixels, stop) for numbers in lists)
+        return [one for each in alone for one in each]
+    return [_carefully(path, index, numbers, pixels, stop) for numbers in lists]
+
+
+def _carefully(
+    path: Path, index: Index, numbers: Sequence[int], pixels: int, stop: Callable[[], bool]
+) -> Sampled | VideoError:
+    """Read a broken file: one thread and no seeking lose the fewest frames."""
+    try:
+        (found,) = sample_frames(path, index, [numbers], pixels, careful=True, stop=stop)
+    except VideoError as error:
+        return error
+    if found.images is None:
+        return VideoError(f"{path}: none of its {len(index.times)} frames can be decoded.")
+    return found
 
 
 def _seconds(index: Index) -> Fraction:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tokenreduce.errors import VideoError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -36,18 +36,20 @@ class Index:
     rate: Fraction  # frames per second
     missing: int  # packets the header promises and the file does not hold
     ordinal: bool  # times are ordinals
+    pixels: int  # per frame, as the header says; 0 where it does not
 
 
 @dataclass
 class Sampled:
-    """What one pass over the file gave.
+    """What one pass over the file gave for one list of frame numbers.
 
     Attributes
     ----------
     images
-        ``[frames, height, width, 3]`` uint8 RGB, one for each index asked for; None: no good frame.
+        ``[frames, height, width, 3]`` uint8 RGB, one for each number asked for; None: no good
+        frame.
     bad
-        Packets that could not be decoded.
+        Packets of the whole pass that could not be decoded.
     inexact
         Frame numbers for which another frame stands in, each with 1.
     """
@@ -55,6 +57,10 @@ class Sampled:
     images: npt.NDArray[np.uint8] | None = None
     bad: int = 0
     inexact: dict[int, int] = field(default_factory=dict)
+
+
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """Decoding was told to stop."""
 
 
 def _open(path: Path) -> InputContainer:
@@ -90,6 +96,7 @@ def read_index(path: Path) -> Index:
         stream = _video_stream(container, path)
         promised, unit = stream.frames, stream.time_base
         rate = Fraction(stream.average_rate or 0)
+        pixels = stream.width * stream.height
         try:
             for packet in container.demux(stream):
                 if packet.size:
@@ -101,13 +108,13 @@ def read_index(path: Path) -> Index:
         # AVI and raw streams: number the frames as they come out of the decoder.
         shown = range(sum(not discard for _, _, discard in seen))
         step = 1 / rate if rate else Fraction(1, 25)
-        return _checked(path, Index(shown, [], step, 1 / step, missing, ordinal=True))
+        return _checked(path, Index(shown, [], step, 1 / step, missing, True, pixels))
     times = sorted({pts for pts, _, discard in seen if pts is not None and not discard})
     keyframes = sorted({pts for pts, key, _ in seen if pts is not None and key})
     unit = unit or Fraction(1, 1)
     if len(times) > 1:
         rate = (len(times) - 1) / ((times[-1] - times[0]) * unit)
-    return _checked(path, Index(times, keyframes, unit, rate, missing, ordinal=False))
+    return _checked(path, Index(times, keyframes, unit, rate, missing, False, pixels))
 
 
 def _checked(path: Path, index: Index) -> Index:
@@ -128,8 +135,15 @@ class Decoded:
 class Decoder:
     """Frames in presentation order from one stream, going on after broken packets."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, index: Index) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        index: Index,
+        stop: Callable[[], bool],
+    ) -> None:
         self._container, self._stream, self._index = container, stream, index
+        self._stop = stop
         self._newest_keyframe = index.keyframes[0] if index.keyframes else 0
         self._clean_from = -math.inf  # presentation time up to which references are damaged
         self.bad = 0
@@ -137,6 +151,8 @@ class Decoder:
 
     def __iter__(self) -> Iterator[Decoded]:
         while (item := next(self._frames, None)) is not None:
+            if self._stop():
+                raise Stopped
             yield item
 
     def skip_towards(self, time: int) -> None:
@@ -178,34 +194,71 @@ class Decoder:
 
 
 def sample_frames(
-    path: Path, index: Index, indices: Sequence[int], max_pixels: int, *, careful: bool
-) -> Sampled:
-    """Decode the wanted frames, or for each one that is broken the nearest good one; -1: black."""
+    path: Path,
+    index: Index,
+    lists: Sequence[Sequence[int]],
+    max_pixels: int,
+    *,
+    careful: bool,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Sampled]:
+    """Decode the wanted frames, or for each one that is broken the nearest good one; -1: black.
+
+    Parameters
+    ----------
+    path, index
+        The file.
+    lists
+        Lists of frame numbers; one pass over the file serves all of them.
+    max_pixels
+        Larger frames are scaled down.
+    careful
+        Whether to use one thread and not to seek, which loses the fewest frames.
+    stop
+        Asked at each frame whether to end.
+
+    Raises
+    ------
+    Stopped
+        If ``stop`` says so.
+    """
     import av
 
-    result = Sampled()
-    wanted = sorted({number for number in indices if number >= 0})
+    found = [Sampled() for _ in lists]
+    wanted = sorted({number for numbers in lists for number in numbers if number >= 0})
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "NONE" if careful else "AUTO"
-        decoder = Decoder(container, stream, index)
+        decoder = Decoder(container, stream, index, stop)
         try:
             for number, frame, exact in _nearest(decoder, index, wanted, careful):
-                image = _to_rgb(frame, max_pixels, result.images)
-                if result.images is None:
-                    import numpy as np
-
-                    result.images = np.zeros((len(indices), *image.shape), dtype=np.uint8)
-                for row in (row for row, asked in enumerate(indices) if asked == number):
-                    result.images[row] = image
-                if not exact:
-                    result.inexact[number] = 1
+                for numbers, one in zip(lists, found, strict=True):
+                    _put(one, numbers, number, frame, max_pixels)
+                    if not exact:
+                        one.inexact[number] = 1
         except (av.FFmpegError, OSError) as error:
             if careful:
                 raise VideoError(f"{path}: decoding failed ({error.strerror}).") from error
             decoder.bad += 1  # a container that cannot seek
-    result.bad = decoder.bad
-    return result
+    for one in found:
+        one.bad = decoder.bad
+    return found
+
+
+def _put(
+    one: Sampled, numbers: Sequence[int], number: int, frame: VideoFrame, max_pixels: int
+) -> None:
+    """Put a frame wherever a list has its number."""
+    import numpy as np
+
+    rows = [row for row, asked in enumerate(numbers) if asked == number]
+    if not rows:
+        return
+    image = _to_rgb(frame, max_pixels, one.images)
+    if one.images is None:
+        one.images = np.zeros((len(numbers), *image.shape), dtype=np.uint8)
+    for row in rows:
+        one.images[row] = image
 
 
 def _nearest(
