@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from tokenreduce.ablations.budget import Solution, solve
-from tokenreduce.ablations.held_out import slice_of
+from tokenreduce.ablations.held_out import over_videos, slice_of
 from tokenreduce.ablations.input_share import Size, frames_share
 from tokenreduce.ablations.knobs import knobs_of
 from tokenreduce.ablations.search import Steps, nearest_calibrated, nearest_exact
@@ -430,6 +431,22 @@ def test_slices_are_spread_over_lengths_and_categories(seed):
     held_out, _ = slice_of(questions(48), 0.25, seed)
     kinds = [(s.frames, s.category) for s in held_out[::3]]
     assert len(kinds) == len(set(kinds)) == 12  # of 4 lengths and 3 categories one video each
+
+
+@given(videos=st.integers(1, 12), count=st.integers(1, 40))
+def test_questions_are_of_as_many_videos_as_can_be(videos, count):
+    samples = questions(videos)
+    chosen = over_videos(samples, count)
+    assert chosen == [s for s in samples if s in chosen]
+    assert len(chosen) == min(count, 3 * videos)
+    each = Counter(s.video for s in chosen)
+    assert len(each) == min(count, videos)
+    assert max(each.values()) - min(each.values()) <= 1
+
+
+def test_questions_of_one_turn_are_of_all_kinds():
+    chosen = over_videos(questions(12), 12)
+    assert Counter(sample.id[-1] for sample in chosen) == {"0": 4, "1": 4, "2": 4}
 
 
 @pytest.mark.parametrize("share", [0, 1, -1, 1.5, math.nan])

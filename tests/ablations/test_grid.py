@@ -15,6 +15,7 @@ from tokenreduce.ablations.options import Timing
 from tokenreduce.cells import Budget, Cell
 from tokenreduce.config import Classes
 from tokenreduce.errors import ConfigError
+from tokenreduce.results.grouping import TableCells, group
 
 
 class Strict(BaseModel):
@@ -62,6 +63,14 @@ def errors(reducers: Any = None, /, **data: Any) -> list[str]:
 
 def labels(grid: Grid) -> list[str]:
     return [cell.label for cell in grid.cells]
+
+
+def tables(grid: Grid) -> list[TableCells]:
+    return group([(str(number), cell) for number, cell in enumerate(grid.cells)])
+
+
+def cells_of(table: TableCells) -> list[Cell]:
+    return [cell for row in table.rows.values() for _, cell in row]
 
 
 def swept(values: Any) -> dict[str, Any]:
@@ -242,9 +251,9 @@ def test_setups_are_swept_zipped_and_left_out_too(tmp_path: Any) -> None:
             t.setup.dtype,
             t.setup.frames,
             t.setup.benchmark["split"],
-            [cell.label for cell in t.cells],
+            list(t.rows),
         )
-        for t in grid.tables()
+        for t in tables(grid)
     ] == [
         (True, "float32", 16, "default", ["keep_all", "drop"]),
         (True, "float32", 16, "full", ["keep_all", "drop"]),
@@ -257,7 +266,7 @@ def test_setups_are_swept_zipped_and_left_out_too(tmp_path: Any) -> None:
 def test_a_benchmark_is_met_by_its_name_or_by_part_of_its_settings() -> None:
     data = {"benchmark": swept(["embedded", {"use": "embedded", "split": "full"}])}
     for condition in ({"benchmark": {"split": "full"}}, {"benchmark.split": "full"}):
-        (table,) = parse(**data, only=[condition]).tables()
+        (table,) = tables(parse(**data, only=[condition]))
         assert table.setup.benchmark["split"] == "full"
     assert errors(**data, **{"except": [{"benchmark": "embedded"}]}) == [
         "configuration: the conditions of the grid leave none of its cells: change them."
@@ -281,10 +290,11 @@ def test_a_budget_makes_a_table_for_each_target_with_one_baseline_for_all() -> N
     assert labels(grid) == ["keep_all"] + ["drop layer=1", "drop layer=2"] * 2
     assert grid.cells[0].budget is None
     assert grid.cells[1].budget == Budget("img_memory", 0.25, 0.01)
-    quarter, half = grid.tables()
-    assert (quarter.measure, quarter.target, half.target) == ("img_memory", 0.25, 0.5)
-    assert quarter.cells == grid.cells[:3]
-    assert half.cells == (grid.cells[0], *grid.cells[3:])
+    quarter, half = tables(grid)
+    assert quarter.budget == Budget("img_memory", 0.25, 0.01)
+    assert half.budget == Budget("img_memory", 0.5, 0.01)
+    assert cells_of(quarter) == [*grid.cells[:3]]
+    assert cells_of(half) == [grid.cells[0], *grid.cells[3:]]
 
 
 def test_baselines_add_three_rows() -> None:
@@ -300,10 +310,10 @@ def test_baselines_add_three_rows() -> None:
 
 def test_baselines_under_a_budget_show_the_share_that_meets_it() -> None:
     grid = parse(baselines=True, budget={"kv_bytes": swept([0.25, 0.36])})
-    first, second = grid.tables()
-    assert [(c.frames_share, c.size_share) for c in first.cells[-2:]] == [(0.25, 1), (1, 0.5)]
-    assert [(c.frames_share, c.size_share) for c in second.cells[-2:]] == [(0.36, 1), (1, 0.6)]
-    assert all(cell.budget == Budget("kv_bytes", 0.36) for cell in second.cells[1:])
+    first, second = tables(grid)
+    assert [(c.frames_share, c.size_share) for c in cells_of(first)[-2:]] == [(0.25, 1), (1, 0.5)]
+    assert [(c.frames_share, c.size_share) for c in cells_of(second)[-2:]] == [(0.36, 1), (1, 0.6)]
+    assert all(cell.budget == Budget("kv_bytes", 0.36) for cell in cells_of(second)[1:])
 
 
 def test_an_added_row_takes_no_label_that_is_there() -> None:

@@ -130,8 +130,8 @@ def solve(
     exact
         Whether counts follow from the settings alone. The share is then monotone in each setting,
         and the nearest of all its values to four decimals is found by bisection. Otherwise
-        settings have three decimals, and a further one is turned where half of the tolerance is
-        missed: other questions have another mean, and the other half is left for that.
+        settings have three decimals, and a further one is turned where a fifth of the tolerance is
+        missed: other questions have another mean, and the rest is left for that.
 
     Raises
     ------
@@ -183,8 +183,8 @@ class _Search:
 
     def __init__(self, target: float, tolerance: float, exact: bool, evaluate: Evaluate) -> None:
         self._target, self._tolerance, self._exact = target, tolerance, exact
-        # Other questions have another mean: half of the tolerance is left for that.
-        self.enough = tolerance if exact else tolerance / 2
+        # Other questions have another mean: the rest of the tolerance is left for that.
+        self.enough = tolerance if exact else tolerance / 5
         self._evaluate = evaluate
         self.shares: dict[str, float] = {}
 
@@ -206,8 +206,8 @@ class _Search:
         if self._exact:
             found = _rounded(knob, steps, nearest_exact(steps))
         else:
-            near, grain = self._tolerance / 10, 1 if knob.whole else COARSE
-            found = nearest_calibrated(steps, near, self.enough, grain)
+            grain = 1 if knob.whole else COARSE
+            found = nearest_calibrated(steps, self.enough, self.enough, grain)
 
         def neighbour(step: int | None) -> Neighbour | None:
             if step is None:

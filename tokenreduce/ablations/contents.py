@@ -14,7 +14,7 @@ from tokenreduce.ablations.knobs import knobs_of
 from tokenreduce.ablations.prefills import prefill
 from tokenreduce.bench.pattern import SeenView, asked_with, plainly
 from tokenreduce.reducer import Reducer
-from tokenreduce.trace_builder import build_trace
+from tokenreduce.trace_builder import sum_up
 from tokenreduce.view import View
 
 if TYPE_CHECKING:
@@ -93,4 +93,4 @@ def _counts(
     loaded: Loaded, inputs: Mapping[str, Any], reducers: Sequence[Reducer], content: Content
 ) -> tuple[tuple[int, ...], ...]:
     shown = [asked_with(each, lambda view: ContentView(view, content)) for each in reducers]
-    return build_trace(prefill(loaded, inputs, shown)).tokens_per_layer
+    return sum_up(prefill(loaded, inputs, shown)).tokens_per_layer

@@ -22,7 +22,6 @@ from tokenreduce.ablations.rows import (
 )
 from tokenreduce.ablations.setups import parse_setups
 from tokenreduce.ablations.sweeps import MOST, Space
-from tokenreduce.ablations.tables import Table, tables
 from tokenreduce.cells import Budget, Cell, Setup
 from tokenreduce.config import (
     BASELINE,
@@ -69,10 +68,6 @@ class Grid:
     slice: float | None = None
     plugins: PluginSettings = field(default_factory=PluginSettings)
     notes: tuple[str, ...] = ()
-
-    def tables(self) -> tuple[Table, ...]:
-        """Return the tables that the cells make."""
-        return tables(self.cells)
 
 
 def parse_grid(data: Mapping[str, Any], classes: Classes, source: str) -> Grid:

@@ -56,7 +56,7 @@ def slice_of(
     count = max(1, share_count(len(videos), share))
     if len(videos) >= 2 * FEWEST_VIDEOS:
         count = max(FEWEST_VIDEOS, count)
-    held = set(spread(videos, min(count, len(videos) - 1)))
+    held = set(middles(videos, min(count, len(videos) - 1)))
     return [s for s in samples if s.video in held], [s for s in samples if s.video not in held]
 
 
@@ -92,25 +92,16 @@ def over_videos(samples: Sequence[Sample], count: int) -> list[Sample]:
     by_video: dict[Path, list[int]] = {}
     for number, sample in enumerate(samples):
         by_video.setdefault(sample.video, []).append(number)
-    # The key of a question is its turn, so that sorting takes a whole turn before the next.
-    turns = sorted(
-        ((turn - first) % len(numbers), number)
-        for first, numbers in enumerate(by_video.values())
-        for turn, number in enumerate(numbers)
-    )
-    whole = len(turns) if count >= len(turns) else _full_turns(turns, count)
-    chosen = [number for _, number in turns[:whole]]
-    if whole < len(turns):
-        last = [number for turn, number in turns[whole:] if turn == turns[whole][0]]
-        chosen += spread(last, count - whole)
+    turns: list[list[int]] = [[] for _ in range(max(map(len, by_video.values()), default=0))]
+    for first, numbers in enumerate(by_video.values()):
+        for turn in range(len(numbers)):
+            turns[turn].append(numbers[(first + turn) % len(numbers)])
+    chosen: list[int] = []
+    for numbers in turns:
+        chosen += middles(numbers, min(len(numbers), count - len(chosen)))
     return [samples[number] for number in sorted(chosen)]
 
 
-def _full_turns(turns: Sequence[tuple[int, int]], count: int) -> int:
-    """Return how many of sorted ``(turn, number)`` are in turns that fit into ``count`` whole."""
-    return next(n for n in range(count, -1, -1) if n == 0 or turns[n - 1][0] != turns[n][0])
-
-
-def spread(values: Sequence[Value], count: int) -> list[Value]:
+def middles(values: Sequence[Value], count: int) -> list[Value]:
     """Return the middle one of each of ``count`` equal parts."""
     return [values[len(values) * (2 * part + 1) // (2 * count)] for part in range(count)]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tokenreduce.cells import Measure
 from tokenreduce.errors import UnsupportedError
 from tokenreduce.layout import Layout, Role
-from tokenreduce.trace_builder import Finished, build_trace
+from tokenreduce.trace_builder import Finished, Totals, sum_up
 
 if TYPE_CHECKING:
     from tokenreduce.inference import Loaded
     from tokenreduce.reducer import Reducer
-    from tokenreduce.trace import Trace
 
 
 class Full(NamedTuple):
@@ -26,9 +25,10 @@ class Full(NamedTuple):
     kv_bytes: int
 
     @classmethod
-    def of(cls, trace: Trace) -> Full:
-        """Return the counts that a trace is to be compared with."""
-        return cls(trace.num_layers, trace.visual_tokens[0], trace.flops_full, trace.kv_bytes_full)
+    def of(cls, sums: Totals) -> Full:
+        """Return the counts that those of a prefill are to be compared with."""
+        layers = len(sums.tokens_per_layer[0])
+        return cls(layers, sums.visual_tokens[0], sums.flops_full, sums.kv_bytes_full)
 
 
 class Shares(NamedTuple):
@@ -39,13 +39,13 @@ class Shares(NamedTuple):
     kv_bytes: float
 
     @classmethod
-    def of(cls, trace: Trace, full: Full) -> Shares:
-        """Return the shares of a trace."""
-        held = sum(trace.tokens_per_layer[0])
+    def of(cls, sums: Totals, full: Full) -> Shares:
+        """Return the shares of a prefill."""
+        held = sum(sums.tokens_per_layer[0])
         return cls(
             held / (full.layers * full.visual_tokens),
-            trace.flops / full.flops,
-            trace.kv_bytes / full.kv_bytes,
+            sums.flops / full.flops,
+            sums.kv_bytes / full.kv_bytes,
         )
 
     def get(self, measure: Measure) -> float:
@@ -106,8 +106,7 @@ def measure_share(
         Of the reducers' random choices.
     """
     runs = (prefill(loaded, inputs, reducers, seed=seed) for inputs in questions)
-    traces = (build_trace(run) for run in runs)
-    return [Shares.of(trace, Full.of(trace)).get(measure) for trace in traces]
+    return [Shares.of(sums, Full.of(sums)).get(measure) for sums in map(sum_up, runs)]
 
 
 def size_of(layout: Layout, measure: Measure) -> str:
