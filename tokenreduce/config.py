@@ -224,8 +224,14 @@ def parse_benchmark(value: Any, classes: Classes, report: Report) -> BaseModel |
     )
 
 
+def _besides_use(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: setting for name, setting in value.items() if name != "use"}
+
+
 def benchmark_settings(value: Any, classes: Classes) -> Any:
-    """Return a benchmark as a mapping of settings, if it was written as text."""
+    """Return a benchmark as a mapping of settings, if it or its ``use`` was written short."""
+    if isinstance(value, dict) and isinstance(value.get("use"), str):
+        return {**benchmark_settings(value["use"], classes), **_besides_use(value)}
     if not isinstance(value, str):
         return value
     name, colon, rest = value.partition(":")

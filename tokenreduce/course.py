@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import NamedTuple
 
 from torch import Tensor
 
-from tokenreduce.errors import ConfigError
+from tokenreduce.errors import ConfigError, ReducerError
 from tokenreduce.plan import Plan
 from tokenreduce.reducer import Needs, Reducer
 from tokenreduce.view import PastEvent
@@ -89,14 +90,12 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
     ------
     ConfigError
         If a layer is before ``first_layer``, the last one, or outside the model.
+    ReducerError
+        If a reducer does not say which layers they are.
     """
     resolved = []
     for reducer in reducers:
-        try:
-            layers = frozenset(reducer.acts_after(num_layers))
-        except ConfigError as error:
-            said = str(error).removeprefix(f"{reducer.name}: ")
-            raise ConfigError(f"reducer '{reducer.name}' on this model: {said}") from None
+        layers = _layers(reducer, num_layers)
         # After the last layer nothing is left to compute or to cache.
         wrong = sorted(k for k in layers if not first_layer <= k < num_layers - 1)
         if wrong:
@@ -106,3 +105,16 @@ def stages(reducers: Sequence[Reducer], num_layers: int, first_layer: int) -> tu
             )
         resolved.append(Stage(reducer, layers, reducer.needs()))
     return tuple(resolved)
+
+
+def _layers(reducer: Reducer, num_layers: int) -> frozenset[int]:
+    try:
+        return frozenset(map(index, reducer.acts_after(num_layers)))
+    except ConfigError as error:
+        said = str(error).removeprefix(f"{reducer.name}: ")
+        raise ConfigError(f"reducer '{reducer.name}' on this model: {said}") from None
+    except Exception as error:  # of a reducer that anybody may have written
+        raise ReducerError(
+            f"reducer '{reducer.name}' does not say after which of {num_layers} layers it acts "
+            f"({type(error).__name__}: {error}): acts_after() returns their indices."
+        ) from error

@@ -194,3 +194,25 @@ def test_plugin_settings_are_read_before_classes_are_known() -> None:
     assert plugin_settings({"plugins": {"block": 3}}).block == ()
     assert plugin_settings({"plugins": None}).block == ()
     assert plugin_settings({}).strict is False
+
+
+class Listed(Strict):
+    name: ClassVar[str] = "listed"
+    shorthand: ClassVar[str] = "file"
+    file: str
+    match: str = "exact"
+
+
+@pytest.mark.parametrize(
+    ("written", "match"),
+    [
+        ("listed:a:b.jsonl", "exact"),
+        # What `--set benchmark=listed:FILE --set benchmark.match=number` makes of it.
+        ({"use": "listed:a:b.jsonl", "match": "number"}, "number"),
+        ({"use": "listed", "file": "a:b.jsonl"}, "exact"),
+    ],
+)
+def test_a_benchmark_may_be_written_short(written, match):
+    classes = Classes(CLASSES.reducers, {**CLASSES.benchmarks, "listed": Listed})
+    config = parse_config({"benchmark": written, "reducers": {"drop": {}}}, classes, "x")
+    assert config.benchmark == Listed(file="a:b.jsonl", match=match)

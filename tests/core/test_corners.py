@@ -12,6 +12,7 @@ from pydantic import Field
 import tokenreduce
 from tokenreduce import Layout, Plan, Reducer, Trace, View
 from tokenreduce.attention import received
+from tokenreduce.course import stages
 from tokenreduce.errors import ConfigError, LayoutError, ReducerError, UnsupportedError
 from tokenreduce.reducer import Needs
 from tokenreduce.testing.oracle import check_against_oracle
@@ -300,3 +301,27 @@ def test_layouts_that_cover_padding_or_miss_rows():
         torch.no_grad(),
     ):
         model(**double)
+
+
+class Lost(Reducer):
+    """Says nothing useful about its layers."""
+
+    name = "lost"
+    said: Any = None
+
+    def acts_after(self, num_layers: int) -> tuple[int, ...]:
+        if self.said == "raise":
+            raise ValueError("no idea")
+        answer: tuple[int, ...] = self.said
+        return answer
+
+    def plan(self, view: View) -> Plan | None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [(None, "TypeError"), (("two",), "TypeError"), ("raise", "no idea")]
+)
+def test_a_reducer_that_names_no_layers_is_one_sentence(said: Any, why: str) -> None:
+    with pytest.raises(ReducerError, match=rf"'lost' does not say .* 4 layers it acts \(.*{why}"):
+        stages((Lost(said=said),), num_layers=4, first_layer=-1)

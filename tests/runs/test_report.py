@@ -84,6 +84,17 @@ def test_a_wide_terminal_has_every_number_of_a_row_in_one_line() -> None:
         assert name in heading
 
 
+def test_a_row_whose_questions_all_failed_stands_beside_the_others() -> None:
+    lost = replace(MINE, label="lost", accuracy=None, failed=40, tokens_per_layer=())
+    text = printed(replace(REPORT, rows=(BASELINE, MINE, lost)), 100)
+    body = text[text.index("kept at each layer") : text.index("accuracy in")].splitlines()
+    kept = [line.split(maxsplit=1) for line in body if line.startswith(("mine", "lost"))]
+    assert [(name, tokens.rstrip()) for name, tokens in kept] == [
+        ("mine", "64 (0), 19.2 (1-2), 6 (3)"),
+        ("lost", "-"),
+    ]
+
+
 def test_the_verdict_stands_below_the_difference() -> None:
     undecided = replace(
         MINE, label="other", comparison=replace(COMPARISON, verdict="no difference shown")

@@ -171,6 +171,8 @@ def _kept(rows: Sequence[Row], labels: Sequence[Text]) -> list[RenderableType]:
 
 def _runs(tokens: Sequence[float]) -> str:
     """Return equal neighbours once, as ``64 (0-3), 19.2 (4-13)``."""
+    if not tokens:  # every question failed
+        return "-"
     texts = [f"{count:.1f}".removesuffix(".0") for count in tokens]
     starts = [n for n, text in enumerate(texts) if n == 0 or text != texts[n - 1]]
     ends = [*(start - 1 for start in starts[1:]), len(texts) - 1]
@@ -178,7 +180,7 @@ def _runs(tokens: Sequence[float]) -> str:
         f"{texts[start]} ({start})" if start == end else f"{texts[start]} ({start}-{end})"
         for start, end in zip(starts, ends, strict=True)
     ]
-    return ", ".join(spans) or "-"
+    return ", ".join(spans)
 
 
 def _shares(
