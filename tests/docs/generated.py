@@ -14,6 +14,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from benchmarks import paper_hours
 from tests.adapters.family import families
 from tests.docs.blocks import ROOT
 from tokenreduce.cli import app
@@ -139,11 +140,25 @@ def families_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def paper_models() -> str:
+    """Return the table of what one question costs each of the paper's models."""
+    return "\n".join(paper_hours.models())
+
+
+def paper_benchmarks() -> str:
+    """Return the table of the hours that each of the paper's benchmarks takes."""
+    return "\n".join(paper_hours.hours())
+
+
+REPRODUCE = ROOT / "docs" / "guides" / "reproduce-the-paper.md"
+
 REGIONS: dict[str, tuple[Path, Callable[[], str]]] = {
     "cli": (ROOT / "docs" / "cli.md", cli),
     "settings": (ROOT / "docs" / "configuration.md", settings),
     "families": (ROOT / "docs" / "models" / "index.md", families_table),
     "checks": (ROOT / "docs" / "guides" / "conformance.md", checks),
+    "paper models": (REPRODUCE, paper_models),
+    "paper hours": (REPRODUCE, paper_benchmarks),
 }
 """Name of a generated part to its page and what makes it."""
 

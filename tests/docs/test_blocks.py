@@ -48,7 +48,7 @@ from tokenreduce.testing.tiny import single, tiny_onevision
 
 LANGUAGES = {"python", "console", "yaml", "toml", "json", "text"}
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-WORK = ("run", "compare", "bench", "ablate")  # commands that compute
+WORK = ("run", "compare", "bench", "ablate", "paper")  # commands that compute
 
 
 def ids(pages: list[Path]) -> list[Any]:
@@ -173,7 +173,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_runner, "run_bench", lambda *_: result)
     cost = SetupCost({"model": "m", "benchmark": {"use": "b"}, "frames": None}, 1, (), 1, 1)
     monkeypatch.setattr(dry_run, "dry_run", lambda *_: DryRun((cost,)))
-    results = SimpleNamespace(tables=(), failed=0, document=dict)
+    results = SimpleNamespace(tables=(), notes=(), failed=0, document=dict)
     monkeypatch.setattr(run, "ablate", lambda *_, **__: results)
 
 
