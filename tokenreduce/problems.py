@@ -28,7 +28,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.path)) or 'configuration'}: {self.message}"
+        return f"{'.'.join(map(_step, self.path)) or 'configuration'}: {self.message}"
 
 
 @dataclass(slots=True)
@@ -104,6 +104,12 @@ def shown(value: object, limit: int = 60) -> str:
     """Return ``value`` for an error message, shortened."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _step(part: str | int) -> str:
+    """Return a part of a path: a key of a file, which may hold anything."""
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 60 else shown(text)
 
 
 def sweeps(node: Any, path: Path = ()) -> Iterator[Path]:

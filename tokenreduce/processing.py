@@ -49,7 +49,7 @@ class PipelineProcessor:
         self, loaded: Loaded, *, frames: int | None = None, sampling: str | None = None
     ) -> None:
         self._processor = loaded.checkpoint.processor
-        self._frames = frames or self._processor.frames
+        self._frames = self._processor.frames if frames is None else frames
         self._sampling = sampling or self._processor.sampling
         self.tokenizer: Any = getattr(self._processor, "tokenizer", None)
 
@@ -88,6 +88,8 @@ class PipelineProcessor:
         ------
         UnsupportedError
             For pictures, sound, several videos or several conversations at once.
+        ConfigError
+            If a message is not as above, or of values that :func:`tokenreduce.load_video` refuses.
         VideoError
             If the video cannot be decoded.
         """
@@ -181,9 +183,10 @@ class PipelineProcessor:
             return video, None
         if "://" in str(video):
             raise UnsupportedError(f"{shown(str(video))} is refused: download the file first.")
+        frames = options.get("num_frames")
         decoded = load_video(
             video,
-            options.get("num_frames") or self._frames,
+            self._frames if frames is None else frames,
             options.get("sampling") or self._sampling,
             start=options.get("start"),
             end=options.get("end"),
@@ -196,8 +199,19 @@ def _known(name: str) -> str:
 
 
 def _parts(message: Message) -> list[Message]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    parts: list[Any] = list(content) if isinstance(content, Sequence) else [None]
+    for part in parts:
+        if not isinstance(part, Mapping) or "type" not in part:
+            raise ConfigError(
+                f"{shown(dict(message))} is no message: its 'content' is text, or a list of parts "
+                "that say their 'type'."
+            )
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise ConfigError(f"{shown(dict(part))} holds no words: give its 'text'.")
+    return parts
 
 
 def _videos(conversation: Sequence[Message]) -> Iterator[Any]:

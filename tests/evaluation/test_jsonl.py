@@ -117,7 +117,12 @@ def test_prompts_must_hold_the_question(shelf: Path) -> None:
         ("contains", "red car", ["I see a red car.", "red car"], ["red big car", "red carpet", ""]),
         ("number", "3", ["3", "three bottles", "about 3.0 of 4", "3rd"], ["4, not 3", "30", ""]),
         ("number", "1,000.5 m", ["1000.5", "1,000.50"], ["1", "1000"]),
-        ("number", "minus: -4", ["-4 degrees"], ["4"]),
+        ("number", "minus: -4", ["-4 degrees", "\u22124 degrees"], ["4"]),
+        ("number", "3", ["three, not thirty"], ["thirty-three", "three hundred", "3 dozen", "-3"]),
+        ("number", "4", ["four"], ["\u22124", "twenty four", "forty"]),
+        ("number", ".5", ["0.5", ".50 m"], ["5", "0"]),
+        ("words", "don't", ["Don\u2019t."], ["don t"]),
+        ("contains", "-3", ["it is \u22123 degrees"], ["3", "2-3"]),
     ],
 )
 def test_rules(shelf: Path, rule: str, answer: str, right: list[str], wrong: list[str]) -> None:
@@ -128,7 +133,7 @@ def test_rules(shelf: Path, rule: str, answer: str, right: list[str], wrong: lis
 
 
 def test_words_are_compared_in_any_script() -> None:
-    assert words_of("Ça, c'est L\u2019été: \uff46ull") == ["ça", "c'est", "l\u2019été", "full"]
+    assert words_of("Ça, c'est L\u2019été: \uff46ull") == ["ça", "c'est", "l'été", "full"]
     assert words_of("東京 タワー。") == ["東京", "タワー"]
 
 
@@ -144,8 +149,15 @@ OPTIONS = (("A", "red"), ("B", "light green"), ("C", "a 10 cm stick"), ("D", "no
             "The answer is B.|answer: (B)|Option B|the right answer is **B**, I think.|light green",
         ),
         ("B", "Light green.|the light green|Answer: B\nbecause of its leaves|B\n\nIt is green."),
+        ("B", "The answer is (B) light green.|Option B: light green|The answer is B, not A."),
+        ("B", "B. light green\nB. light green|It isn't option A, the answer is B."),
+        ("B", "B) because A is wrong|(B) and A is red|(B) light green\n\nReason:\nA. is wrong"),
         ("C", "10 cm stick|c"),
         ("D", "None of A, B and C."),
+        (None, "not B|Not B.|The answer is not B.|It is not option B|Neither option A"),
+        (None, "I can't choose option A.|I don\u2019t say option A|The wrong answer is A"),
+        (None, "The answer is B or C|The answer is B, or C.|The answer is B\nor C|(B) or (C)"),
+        (None, "A\nB\nC|A. red\nB. light green|(A) red\n\n(B) light green\n\n(C) a 10 cm stick"),
         (None, "|red green|The answer is a car|A car|I think B|AB|E|A, B|light|B or C|Because"),
     ],
 )
@@ -159,6 +171,22 @@ def test_longer_labels_are_not_cut() -> None:
     options = (("1", "red"), ("10", "blue"), ("x", "1"))
     assert [chosen(options, said) for said in ("10", "1.", "10. blue", "1.5 m")] == [
         *("10", "1", "10", None),
+    ]
+
+
+def test_an_empty_answer_is_no_text_without_words() -> None:
+    options = (("A", "?"), ("B", "red"))
+    assert [chosen(options, said) for said in ("", "!", "?")] == [None, None, "A"]
+    assert not any(rule("?", "") for rule in RULES.values())
+
+
+def test_texts_that_differ_by_punctuation_are_told_apart(shelf: Path) -> None:
+    options = ["C++", "C", "C#"]
+    (sample,) = written(shelf, good(options=options, answer="c++")).samples()
+    assert sample.answer == "A"
+    said = ("C++", " c# ", "the C")
+    assert [chosen((("x", "C++"), ("y", "C"), ("z", "C#")), each) for each in said] == [
+        *("x", "z", None),
     ]
 
 
@@ -221,6 +249,10 @@ LINES: list[tuple[dict[str, Any] | str | bytes, str]] = [
     (good(video="http://localhost/clip.mp4"), "video: 'http://localhost/clip.mp4' is not there"),
     (good(video="a" * 5000), "video: 'aaa"),
     (good(video="clip.mp4\0"), "video: 'clip.mp4\\x00' is not valid: it holds a NUL character"),
+    (good(category="a\x1b[31m"), "category: 'a\\x1b[31m' is not valid: it holds a character that"),
+    (good(id="a\nb"), "id: 'a\\nb' is not valid: it holds a character that cannot be printed"),
+    (good(**{"\x1b[31m\n": 1}), "'\\x1b[31m\\n': there is no such setting (1)"),
+    (good(**{"k" * 5000: 1}), "'kkk"),
     (good(question="\ud800"), "question: '\\ud800' is not valid: it holds half a character"),
 ]
 

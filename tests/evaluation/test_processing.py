@@ -127,6 +127,8 @@ def test_a_family_without_a_template_takes_one_question(tmp_path: Path) -> None:
 IMAGE = [{"role": "user", "content": [{"type": "image", "path": "a.png"}]}]
 TEXT = [{"role": "user", "content": "what color is the ring"}]
 NO_SOURCE = [{"role": "user", "content": [{"type": "video"}]}]
+NO_KIND = [{"role": "user", "content": [{"path": str(CLIP)}]}]
+NO_WORDS = [{"role": "user", "content": [{"type": "video", "path": CLIP}, {"type": "text"}]}]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,9 @@ NO_SOURCE = [{"role": "user", "content": [{"type": "video"}]}]
         ([*chat(), *chat()], UnsupportedError, "a conversation with 2 videos is refused"),
         ([chat(), chat()], UnsupportedError, "several conversations at once"),
         (NO_SOURCE, ConfigError, "names no video: give its 'path'"),
+        (NO_KIND, ConfigError, "is no message: its 'content' is text, or a list of parts"),
+        (NO_WORDS, ConfigError, "{'type': 'text'} holds no words: give its 'text'"),
+        ([{"role": "user"}], ConfigError, "{'role': 'user'} is no message"),
         (chat("http://localhost/a.mp4"), UnsupportedError, "download the file first"),
         (chat("lost.mp4"), VideoError, r"lost\.mp4: there is no such file"),
         (chat(question="where is <video> ?"), AdapterError, "2 video placeholders"),
@@ -153,6 +158,13 @@ def test_refusals(
 def test_other_inputs_are_refused(embedded: Loaded, kind: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{kind} is refused here"):
         PipelineProcessor(embedded)(text="<video> what", **{kind: ["a.png"]})
+
+
+def test_no_frames_are_refused(embedded: Loaded) -> None:
+    with pytest.raises(ConfigError, match="frames=0 asks for no frame"):
+        asked(PipelineProcessor(embedded, frames=0), chat())
+    with pytest.raises(ConfigError, match="frames=0 asks for no frame"):
+        asked(PipelineProcessor(embedded), chat(), num_frames=0)
 
 
 def test_unknown_options_are_refused(embedded: Loaded) -> None:

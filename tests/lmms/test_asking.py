@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from tests.adapters import published_vila, test_longva, test_pllava
 from tests.adapters.family import families
 from tokenreduce.inference import EncodedVideo, Loaded, answer, load_model
-from tokenreduce.lmms import asking
+from tokenreduce.lmms import asking, generation
 from tokenreduce.lmms.asking import Asked, Asker
 from tokenreduce.lmms.generation import Generation
 from tokenreduce.lmms.messages import Prompt
@@ -158,6 +159,33 @@ def test_beams_of_a_batch_are_counted_once(embedded: Loaded, clips: list[Path]) 
         assert said.flops_ratio == plan.flops_ratio == alone.flops_ratio
 
 
+def test_tokens_of_an_answer_are_its_own(
+    embedded: Loaded, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = asked(clips)
+    asker = Asker(embedded, ())
+    whole = asker.ask(questions)
+    settings = embedded.model.generation_config
+    processor = embedded.checkpoint.processor
+    (early,) = processor.tokenizer(whole[0].text.split()[0], add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(settings, "eos_token_id", [settings.eos_token_id, early])
+    found = [each.output_tokens for each in asker.ask(questions)]
+    assert found == [asker.ask([question])[0].output_tokens for question in questions]
+    assert found[0] == 1
+    assert max(each or 0 for each in found) > 1
+
+
+def test_ttft_is_the_time_of_the_first_token(
+    embedded: Loaded, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that is read three times: at the start, at the first of the tokens, and at the end.
+    monkeypatch.setattr(generation, "perf_counter", count(10).__next__)
+    (said,) = Asker(embedded, ()).ask(asked(clips)[:1])
+    assert said.output_tokens is not None
+    assert said.output_tokens > 1
+    assert (said.ttft, said.seconds) == (1, 2)
+
+
 def test_layouts_that_differ_are_apart(embedded: Loaded, clips: list[Path]) -> None:
     questions = asked(clips)
     questions[2] = replace(questions[2], prompt=replace(questions[2].prompt, frames=8))
@@ -165,6 +193,37 @@ def test_layouts_that_differ_are_apart(embedded: Loaded, clips: list[Path]) -> N
     assert [each.batch for each in found] == [5, 5, 1, 5, 5, 5]
     for question, said in zip(questions, found, strict=True):
         assert said.text == plain(embedded, question.prompt).text
+
+
+def test_parts_of_one_video_are_decoded_apart(
+    embedded: Loaded, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[torch.Tensor] = []
+    whole = asking.EncodedVideo
+
+    def watched(loaded: Loaded, frames: torch.Tensor, times: Any) -> Any:
+        shown.append(frames)
+        return whole(loaded, frames, times)
+
+    monkeypatch.setattr(asking, "EncodedVideo", watched)
+    parts = [(None, None), (None, 0.5), (0.5, None)]
+    asker = Asker(embedded, ())
+    for start, end in parts:
+        prompt = Prompt(QUESTIONS[0], clips[1], frames=2, start=start, end=end)
+        asker.ask([Asked(prompt, Generation(1))])
+    for frames, (start, end) in zip(shown, parts, strict=True):
+        rule = embedded.checkpoint.processor.sampling
+        assert torch.equal(frames, load_video(clips[1], 2, rule, start=start, end=end).frames)
+
+
+def test_questions_that_are_generated_otherwise_are_apart(
+    embedded: Loaded, clips: list[Path]
+) -> None:
+    questions = asked(clips)[:3]
+    questions[1] = replace(questions[1], generation=Generation(1))
+    found = Asker(embedded, ()).ask(questions)
+    assert [each.batch for each in found] == [2, 1, 2]
+    assert found[1].output_tokens == 1
 
 
 def test_frames_of_the_run_go_before_those_of_the_task(embedded: Loaded, clips: list[Path]) -> None:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from tokenreduce.benchmark import Sample
 from tokenreduce.jsonl.lines import Fault, read_lines
-from tokenreduce.jsonl.matching import same_words, unusable
+from tokenreduce.jsonl.matching import unusable, with_text
 from tokenreduce.problems import Report, build, shown
 
 NO_CATEGORY = "all"
@@ -30,7 +30,14 @@ def _usable(text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds a character that cannot be printed")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_usable)]
+Name = Annotated[Text, AfterValidator(_printable)]
 Pairs = tuple[tuple[str, str], ...]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -55,10 +62,10 @@ class Line(BaseModel):
     question: Text
     answer: Text | int | Annotated[float, Field(allow_inf_nan=False)]
     options: Options | None = None
-    category: Text = NO_CATEGORY
+    category: Name = NO_CATEGORY
     start: Seconds | None = None
     end: Seconds | None = None
-    id: Text | int | None = None
+    id: Name | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +257,7 @@ def _label(options: Pairs, answer: str, report: Report) -> str:
     """Return the label of the right option, which the answer names by label or by text."""
     said = answer.strip().casefold()
     by_label = [label for label, _ in options if label.casefold() == said]
-    by_text = [label for label, text in options if text.strip().casefold() == said]
-    by_text = by_text or [label for label, text in options if same_words(text, answer)]
-    found = sorted({*by_label, *by_text})
+    found = sorted({*by_label, *with_text(options, answer)})
     if len(found) == 1:
         return found[0]
     known = ", ".join(f"{label} ({shown(text, 30)})" for label, text in options)
