@@ -123,14 +123,16 @@ class Vas(Reducer):
         maps = torch.stack(layers).to("cpu", torch.float64)  # [3, n] this layer first
         names = ("frames", "positions") if self.axis == "auto" else (self.axis,)
         axes = [self._weigh(name, _groups(name, view), maps) for name in names]
+        trigger = exact(self.ratio if self.trigger_share is None else self.trigger_share)
+        forced = view.layers_since_reduction >= self.interval
+        if not forced and all(axis.share <= trigger for axis in axes):
+            return None
         able = [axis for axis in axes if self._stay(axis) < len(axis.size)]
         if not able:
             return None
         axis = max(able, key=lambda each: each.share)  # frames, the first, if equal
-        triggered = axis.share > exact(
-            self.ratio if self.trigger_share is None else self.trigger_share
-        )
-        if not triggered and view.layers_since_reduction < self.interval:
+        triggered = axis.share > trigger
+        if not triggered and not forced:
             return None
         kept = torch.zeros(len(axis.size), dtype=torch.bool)
         kept[axis.rank[: self._stay(axis)]] = True
@@ -148,9 +150,8 @@ class Vas(Reducer):
             levels /= levels.sum(dim=1, keepdim=True).clamp_min(1e-30)
         now, before, first = levels
         shrinking = int(((first > before) & (before > now)).sum())
-        c0, c1, c2 = self.coefficients
-        score = c0 * now + c1 * before + c2 * first
-        return _Axis(name, Fraction(shrinking, len(size)), group, size, score)
+        share = Fraction(shrinking, len(size))
+        return _Axis(name, share, group, size, levels, self.coefficients)
 
     def _stay(self, axis: _Axis) -> int:
         """Return how many groups would stay."""
@@ -171,15 +172,25 @@ class _Axis:
         Its name, and the share of its groups that shrink.
     group
         ``[n]`` the group of each token.
-    size, score
-        ``[groups]`` tokens and scores.
+    size
+        ``[groups]`` tokens.
+    levels, coefficients
+        ``[3, groups]`` levels, this layer's first, and their weights in the score.
     """
 
     name: str
     share: Fraction
     group: Tensor
     size: Tensor
-    score: Tensor
+    levels: Tensor
+    coefficients: tuple[float, float, float]
+
+    @cached_property
+    def score(self) -> Tensor:
+        """``[groups]`` scores, higher = keep."""
+        now, before, first = self.levels
+        c0, c1, c2 = self.coefficients
+        return c0 * now + c1 * before + c2 * first
 
     @cached_property
     def rank(self) -> Tensor:

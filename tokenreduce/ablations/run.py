@@ -231,7 +231,7 @@ class _Run:
             self._do("pictures", self._pictures(store, one_seed), store, working)
         except KeyboardInterrupt:
             raise RunInterrupted(Results(store)) from None
-        results = Results(store, notes=self.notes)
+        results = Results(store, notes=[*self.notes, *working.notes])
         for report in results.tables:
             document = report.document()
             for row in document["rows"]:

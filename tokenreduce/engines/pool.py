@@ -17,7 +17,16 @@ STARTS = 3
 
 
 class Engine(ABC):
-    """Does units of work, somewhere. Use it as a context manager; several runs keep its workers."""
+    """Does units of work, somewhere. Use it as a context manager; several runs keep its workers.
+
+    Attributes
+    ----------
+    notes
+        What people should know about runs that have ended.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
 
     @abstractmethod
     def run(
@@ -156,6 +165,7 @@ class Pool(Engine, Generic[SlotT]):
     """An engine with several places for workers."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.slots: list[SlotT] = []
         self._make_worker: MakeWorker | None = None
 
@@ -275,6 +285,8 @@ class Pool(Engine, Generic[SlotT]):
         slot.failed_starts += 1
         if event.kind == "refused":
             raise WorkerError(event.reason)
+        if slot.failed_starts == STARTS:
+            self.notes.append(f"one worker fewer, it cannot be started: {event.reason}")
         if all(each.failed_starts >= STARTS for each in self.slots):
             raise WorkerError(
                 f"no worker can be started ({event.reason}): what is finished is kept, so run "
