@@ -113,7 +113,8 @@ def compare_reducers(
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Keep every answer in this SQLite file, a new one.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the results; given again, it is resumed."),
     ] = None,
 ) -> None:
     """Run reducers over a benchmark and print one table; the last line is one JSON document.
