@@ -190,7 +190,8 @@ class _Axis:
         """``[groups]`` scores, higher = keep."""
         now, before, first = self.levels
         c0, c1, c2 = self.coefficients
-        return c0 * now + c1 * before + c2 * first
+        score: Tensor = c0 * now + c1 * before + c2 * first
+        return score
 
     @cached_property
     def rank(self) -> Tensor:
