@@ -472,6 +472,6 @@ Made = Callable[[Path], Path]
 @pytest.mark.parametrize("made", [pllava, longva, vila8, vila40])
 @pytest.mark.parametrize("name", [n for n, recipe in RECIPES.items() if recipe.figure is None])
 def test_recipes_fit_the_papers_models(name: str, made: Made, tmp_path: Path) -> None:
-    model, benchmark = str(made(tmp_path / "model")), asked(tmp_path)
+    model, benchmark = str(made(tmp_path / "model")), asked(tmp_path, count=2)
     document, _ = paper(name, "--model", model, "--benchmark", benchmark, "--dry-run")
     assert document["ours"]["known"] is not None
