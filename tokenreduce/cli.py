@@ -26,6 +26,7 @@ from tokenreduce.console import (
     WORK_FAILED,
     Commands,
     Options,
+    Overrides,
     class_names,
     prepare_libraries,
     progress_bar,
@@ -48,11 +49,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change one setting; may be repeated."),
-]
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,6 +9,10 @@ import typer
 
 from tokenreduce.console import (
     WORK_FAILED,
+    DryRun,
+    EngineName,
+    Overrides,
+    RetryFailed,
     class_names,
     grid_progress,
     prepare_libraries,
@@ -31,16 +35,9 @@ def ablate_command(
             metavar="DIR", help="Folder of the results; given again, it is resumed or extended."
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change one setting; may be repeated."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the cells and what they would cost.")
-    ] = False,
-    engine: Annotated[
-        str, typer.Option(metavar="NAME", help="local: processes on this machine; ray: a cluster.")
-    ] = "local",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    engine: EngineName = "local",
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="By default what the machine has room for; 0: in this process."),
@@ -51,9 +48,7 @@ def ablate_command(
     gpus: Annotated[
         float | None, typer.Option(help="Ray only: GPUs of a worker, which may be a fraction.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask questions again that failed before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run a grid of models, benchmarks, reducers, settings and seeds, and print its tables.
 

@@ -10,6 +10,10 @@ import typer
 
 from tokenreduce.console import (
     WORK_FAILED,
+    DryRun,
+    EngineName,
+    Overrides,
+    RetryFailed,
     class_names,
     grid_progress,
     prepare_libraries,
@@ -43,26 +47,17 @@ def paper_command(
         Path | None,
         typer.Option(metavar="DIR", help="Keep the results here; given again, it is resumed."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change one setting; may be repeated."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the cells and what they would cost.")
-    ] = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
     show: Annotated[
         bool, typer.Option("--show", help="Only print the recipe's grid, to copy and change.")
     ] = False,
-    engine: Annotated[
-        str, typer.Option(metavar="NAME", help="local: processes on this machine; ray: a cluster.")
-    ] = "local",
+    engine: EngineName = "local",
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="0: in this process. By default 0 for the embedded model."),
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask questions again that failed before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """Run a table or figure of the paper, and print our numbers beside the paper's.
 

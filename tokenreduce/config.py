@@ -121,6 +121,11 @@ def written(stage: BaseModel) -> dict[str, Any]:
     return {"use": getattr(stage, "name", ""), **stage.model_dump(mode="json")}
 
 
+def besides_use(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a reducer or benchmark without the name that they are for."""
+    return {name: value for name, value in values.items() if name != "use"}
+
+
 def parse_config(data: Mapping[str, Any], classes: Classes, source: str) -> CompareConfig:
     """Check a whole configuration.
 
@@ -224,14 +229,10 @@ def parse_benchmark(value: Any, classes: Classes, report: Report) -> BaseModel |
     )
 
 
-def _besides_use(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: setting for name, setting in value.items() if name != "use"}
-
-
 def benchmark_settings(value: Any, classes: Classes) -> Any:
     """Return a benchmark as a mapping of settings, if it or its ``use`` was written short."""
     if isinstance(value, dict) and isinstance(value.get("use"), str):
-        return {**benchmark_settings(value["use"], classes), **_besides_use(value)}
+        return {**benchmark_settings(value["use"], classes), **besides_use(value)}
     if not isinstance(value, str):
         return value
     name, colon, rest = value.partition(":")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from tokenreduce.plugins import PluginManager
 
 WORK_FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one setting; may be repeated."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the cells and what they would cost.")
+]
+EngineName = Annotated[
+    str, typer.Option(metavar="NAME", help="local: processes on this machine; ray: a cluster.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask questions again that failed before.")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,7 +416,7 @@ def first_token(
 
     def call() -> None:
         with loaded.session(reducers, seed).attached():
-            _generate(loaded, inputs, 1)
+            generate(loaded, inputs, 1)
 
     return call
 
@@ -424,16 +424,16 @@ def first_token(
 def _said(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, then: str | None) -> str:
     """Let the model answer, and if there is another question answer that one."""
     if then is None:
-        return loaded.decode(_generate(loaded, inputs, max_new_tokens), inputs)
+        return loaded.decode(generate(loaded, inputs, max_new_tokens), inputs)
     if "input_ids" not in inputs:
         raise UnsupportedError(
             f"the adapter '{loaded.adapter.name}' gives embeddings instead of token ids: a second "
             "question cannot be asked in the same conversation."
         )
     following = loaded.checkpoint.processor.next_turn(then)
-    first = _generate(loaded, inputs, max_new_tokens, return_dict_in_generate=True)
+    first = generate(loaded, inputs, max_new_tokens, return_dict_in_generate=True)
     second = second_prompt(loaded.model, first.sequences, following)
-    tokens = _generate(loaded, second, max_new_tokens, past_key_values=first.past_key_values)
+    tokens = generate(loaded, second, max_new_tokens, past_key_values=first.past_key_values)
     return loaded.decode(tokens, second)
 
 
@@ -460,9 +460,8 @@ def second_prompt(model: Any, sequence: Tensor, following: Sequence[int]) -> dic
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _generate(
-    loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, **options: Any
-) -> Any:
+def generate(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int, **options: Any) -> Any:
+    """Return what the model's own ``generate`` gives, greedily."""
     model: Any = loaded.checkpoint.model
     return model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options

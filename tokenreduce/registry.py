@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from tokenreduce.adapter import ModelAdapter
 from tokenreduce.benchmark import Benchmark
+from tokenreduce.config import besides_use
 from tokenreduce.errors import ConfigError, PluginError
 from tokenreduce.names import suggestion
 from tokenreduce.reducer import Reducer
@@ -112,8 +113,7 @@ class Registry:
 
     def make_benchmark(self, written: Mapping[str, Any]) -> Benchmark:
         """Make the benchmark that stands in YAML with every setting written out."""
-        settings = {name: value for name, value in written.items() if name != "use"}
-        return self.benchmark(written["use"]).model_validate(settings)
+        return self.benchmark(written["use"]).model_validate(besides_use(written))
 
     def _get(self, kind: Kind, name: str) -> type[Any]:
         found = self._classes[kind].get(name)

@@ -14,7 +14,7 @@ from tokenreduce.ablations.held_out import over_videos
 from tokenreduce.ablations.input_share import Size, frames_share
 from tokenreduce.ablations.prefills import Full, Shares, prefill, size_of
 from tokenreduce.cells import Budget, Cell, Measure, digest
-from tokenreduce.config import written
+from tokenreduce.config import besides_use, written
 from tokenreduce.errors import ConfigError
 from tokenreduce.layout import Layout, Role
 from tokenreduce.records import CalibrationRecord
@@ -227,7 +227,7 @@ def calibrate(held_out: HeldOut, cell: Cell, reducers: Sequence[Reducer]) -> Sol
             reducers, budget.target, budget.measure, budget.tolerance, evaluate, exact=exact
         )
         chosen = tuple(
-            type(reducer).model_validate({k: v for k, v in settings.items() if k != "use"})
+            type(reducer).model_validate(besides_use(settings))
             for reducer, settings in zip(reducers, found.reducers, strict=True)
         )
         if found.reached == fmean(shares := whole(chosen)):

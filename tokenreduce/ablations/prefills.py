@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenreduce.cells import Measure
 from tokenreduce.errors import UnsupportedError
+from tokenreduce.inference import generate
 from tokenreduce.layout import Layout, Role
 from tokenreduce.trace_builder import Finished, Totals, sum_up
 
@@ -77,7 +78,7 @@ def prefill(
     """
     session = loaded.session(reducers, seed)
     with session.attached():
-        loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)
+        generate(loaded, inputs, 1)
     if not session.finished:
         raise UnsupportedError("the prompt has no visual tokens, so there is no share to measure.")
     return session.finished[-1]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import PrivateAttr
 
 from tokenreduce.errors import UnsupportedError
+from tokenreduce.inference import generate
 from tokenreduce.pictures.documents import Cell, Levels, Overlay, Picture, changes_of, numbered
 from tokenreduce.pictures.images import jpeg_url
 from tokenreduce.records import PictureRecord
@@ -88,7 +89,7 @@ def overlay(
     """
     session = loaded.session(reducers, seed)
     with session.attached() as run:
-        tokens = _generate(loaded, inputs, max_new_tokens)
+        tokens = generate(loaded, inputs, max_new_tokens)
         trace = run.trace
     cells = _cells(_layout(session))
     patches, panes = numbered(cells)
@@ -128,7 +129,7 @@ def levels(
     recorder, last = _Recorder(first=first), _LastLayer()
     session = loaded.session([recorder, *reducers, last], seed)
     with session.attached() as run:
-        _generate(loaded, inputs, 1)
+        generate(loaded, inputs, 1)
         trace = run.trace
     layout = _layout(session)
     patches, _ = numbered(_cells(layout))
@@ -197,13 +198,6 @@ class _LastLayer(_Recorder):
             return None
         self._keep(view.layer + 1, view, weight)
         return None
-
-
-def _generate(loaded: Loaded, inputs: Mapping[str, Any], max_new_tokens: int) -> Tensor:
-    tokens: Tensor = loaded.model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-    )
-    return tokens
 
 
 def _utf8(text: str) -> str:
